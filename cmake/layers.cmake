@@ -1,0 +1,24 @@
+# One static library per folder of src/, with warnings as errors.
+add_library(glimpse_settings INTERFACE)
+target_include_directories(glimpse_settings INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+target_compile_options(glimpse_settings INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Werror>)
+if(GLIMPSE_SANITIZE)
+  target_compile_options(glimpse_settings INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${GLIMPSE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  target_link_options(glimpse_settings INTERFACE -fsanitize=${GLIMPSE_SANITIZE})
+endif()
+
+function(glimpse_layer name)
+  cmake_parse_arguments(LAYER "" "" "DEPENDS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+  list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/src/backend/create.cpp)
+  if(NOT sources)
+    add_library(glimpse_${name} INTERFACE)
+    target_link_libraries(glimpse_${name} INTERFACE glimpse_settings ${LAYER_DEPENDS})
+    return()
+  endif()
+  add_library(glimpse_${name} STATIC ${sources})
+  target_link_libraries(glimpse_${name} PUBLIC glimpse_settings ${LAYER_DEPENDS})
+endfunction()

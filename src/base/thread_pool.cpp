@@ -1,0 +1,99 @@
+#include "base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <exception>
+
+namespace glimpse {
+namespace {
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// About 50 us of spinning: longer than the gap between two loops of a step, far shorter than the
+// gap between two requests.
+constexpr int kSpins = 2000;
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) {
+  const int count = num_threads > 0 ? num_threads : usable_cores();
+  workers_.reserve(static_cast<size_t>(count - 1));
+  for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    generation_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::parallel_for(int64_t count, int64_t grain,
+                              const std::function<void(int64_t, int64_t)>& body) {
+  grain = std::max<int64_t>(grain, 1);
+  if (workers_.empty() || count <= grain) {
+    if (count > 0) body(0, count);
+    return;
+  }
+  body_ = &body;
+  count_ = count;
+  grain_ = grain;
+  error_ = nullptr;
+  next_.store(0, std::memory_order_relaxed);
+  num_running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  {
+    const std::lock_guard lock(mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  run_chunks();
+  while (num_running_.load(std::memory_order_acquire) > 0) relax();
+  if (error_) std::rethrow_exception(error_);
+}
+
+void ThreadPool::run_chunks() noexcept {
+  for (;;) {
+    const int64_t first = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (first >= count_) return;
+    try {
+      (*body_)(first, std::min(first + grain_, count_));
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+}
+
+void ThreadPool::work() {
+  uint64_t seen = 0;
+  for (;;) {
+    for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+    }
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_) return;
+    run_chunks();
+    num_running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace glimpse

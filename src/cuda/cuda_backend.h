@@ -1,0 +1,18 @@
+// The door to the CUDA backend; includes no CUDA header. Where there is no nvcc, src/cuda/absent
+// defines the same functions.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace glimpse {
+
+/// Why a CUDA backend cannot be made for `device`, in one sentence; empty when it can.
+[[nodiscard]] std::string why_no_cuda(int device);
+
+/// Throws Error(device) with why_no_cuda() when it cannot be made.
+[[nodiscard]] std::unique_ptr<Backend> create_cuda_backend(int device);
+
+}  // namespace glimpse
