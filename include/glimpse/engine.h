@@ -26,6 +26,9 @@ struct ModelInfo {
   int max_sequences = 0;
   int64_t min_pixels = 0;
   int64_t max_pixels = 0;
+  int64_t vocabulary_size = 0;
+  int32_t image_token_id = -1;  ///< -1: a text-only model
+  bool has_tokenizer = true;    ///< without one only Request::raw_tokens can be asked
   double load_milliseconds = 0;
 };
 

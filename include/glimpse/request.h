@@ -48,10 +48,14 @@ struct ResponseFormat {
 
 enum class ToolChoice { automatic, none, required, named };
 
-/// One question. Either `messages` or `raw_prompt` is set.
+/// One question: exactly one of `messages`, `raw_prompt` and `raw_tokens` is set.
 struct Request {
   std::vector<Message> messages;
   std::string raw_prompt;  ///< completed as it is, without the chat template
+  /// The same as token ids; works for checkpoints without a tokenizer too (benchmarks). Each image
+  /// placeholder id stands for the next of `raw_pictures` and is expanded to its visual tokens.
+  std::vector<int32_t> raw_tokens;
+  std::vector<Picture> raw_pictures;
   SamplingOptions sampling;
   ResponseFormat response_format;
   std::string tools_json;  ///< JSON array of tool definitions in OpenAI's form; or empty
