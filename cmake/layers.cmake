@@ -3,7 +3,7 @@ add_library(glimpse_settings INTERFACE)
 target_include_directories(glimpse_settings INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
 target_compile_options(glimpse_settings INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Werror>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers -Werror>)
 if(GLIMPSE_SANITIZE)
   target_compile_options(glimpse_settings INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${GLIMPSE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)

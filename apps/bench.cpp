@@ -1,0 +1,233 @@
+// glimpse bench: vision, prefill and decode at given sizes, each several times after a warm-up,
+// through the same engine that answers requests. Median and spread, as a table or JSON.
+#include <algorithm>
+#include <cstdio>
+#include <future>
+
+#include <fmt/format.h>
+
+#include "command.h"
+
+namespace glimpse {
+namespace {
+
+struct BenchCommand {
+  CommonFlags flags;
+  std::vector<std::string> pictures = {"640x480", "1024x768"};
+  std::vector<int> prefill = {128, 512};
+  std::vector<int> decode = {64};
+  std::vector<int> batch = {1};
+  int repeat = 5;
+};
+
+struct Measurement {
+  std::string name;
+  std::string unit;  ///< what the rate counts per second
+  int64_t count = 0;
+  std::vector<double> milliseconds;
+
+  [[nodiscard]] double at(double share) const {
+    std::vector<double> sorted = milliseconds;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[static_cast<size_t>(share * static_cast<double>(sorted.size() - 1) + 0.5)];
+  }
+  [[nodiscard]] double rate() const { return static_cast<double>(count) * 1000.0 / at(0.5); }
+};
+
+void put(std::vector<std::byte>& bytes, uint32_t value, int count) {
+  for (int i = 0; i < count; ++i) {
+    bytes.push_back(static_cast<std::byte>((value >> (8 * i)) & 0xFFU));
+  }
+}
+
+// A BMP file with a pattern that depends on `seed`, so that no cache answers for the model.
+Picture make_picture(int width, int height, uint32_t seed) {
+  std::vector<std::byte> file;
+  const auto row_bytes = static_cast<uint32_t>((width * 3 + 3) / 4 * 4);
+  const uint32_t pixel_bytes = row_bytes * static_cast<uint32_t>(height);
+  file.reserve(54 + pixel_bytes);
+  put(file, 0x4D42, 2);
+  put(file, 54 + pixel_bytes, 4);
+  put(file, 0, 4);
+  put(file, 54, 4);
+  put(file, 40, 4);
+  put(file, static_cast<uint32_t>(width), 4);
+  put(file, static_cast<uint32_t>(height), 4);
+  put(file, 1, 2);
+  put(file, 24, 2);
+  put(file, 0, 4);
+  put(file, pixel_bytes, 4);
+  for (int i = 0; i < 4; ++i) put(file, 0, 4);
+  uint32_t state = seed * 2654435761U + 1;
+  for (uint32_t i = 0; i < pixel_bytes; ++i) {
+    state = state * 1664525U + 1013904223U;
+    file.push_back(static_cast<std::byte>(state >> 24));
+  }
+  return {.bytes = std::move(file), .name = "benchmark picture"};
+}
+
+// Tokens that repeat nothing across runs: the prefix cache must not answer for the model.
+std::vector<int32_t> make_tokens(int64_t count, int64_t vocabulary, uint32_t seed) {
+  std::vector<int32_t> tokens;
+  uint32_t state = seed * 2246822519U + 7;
+  const auto limit = static_cast<uint32_t>(std::max<int64_t>(vocabulary / 2, 2));
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 1664525U + 1013904223U;
+    tokens.push_back(static_cast<int32_t>((state >> 8) % limit));
+  }
+  return tokens;
+}
+
+class Bench {
+ public:
+  Bench(Engine& engine, const BenchCommand& command) : engine_(engine), command_(command) {}
+
+  Measurement vision(const std::string& size) {
+    int width = 0;
+    int height = 0;
+    if (std::sscanf(size.c_str(), "%dx%d", &width, &height) != 2 || width < 1 || height < 1) {
+      throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is not a picture size", size),
+                  "write it as WIDTHxHEIGHT, for example 1024x768");
+    }
+    Measurement result{.name = "vision " + size, .unit = "visual tokens/s"};
+    measure(result, [&] {
+      Request request = blank(1);
+      request.raw_tokens = {engine_.model().image_token_id};
+      request.raw_pictures = {make_picture(width, height, ++seed_)};
+      const Answer answer = engine_.answer(std::move(request));
+      result.count = answer.usage.pictures.at(0).visual_tokens;
+      return answer.timings.vision;
+    });
+    return result;
+  }
+
+  Measurement prefill(int tokens) {
+    Measurement result{.name = fmt::format("prefill {}", tokens), .unit = "tok/s", .count = tokens};
+    measure(result, [&] {
+      Request request = blank(1);
+      request.raw_tokens = make_tokens(tokens, engine_.model().vocabulary_size, ++seed_);
+      return engine_.answer(std::move(request)).timings.prefill;
+    });
+    return result;
+  }
+
+  // `batch` sequences side by side; the time is that of the slowest one's decoding.
+  Measurement decode(int tokens, int batch) {
+    Measurement result{.name = fmt::format("decode {} x {}", tokens, batch),
+                       .unit = "tok/s",
+                       .count = int64_t{tokens - 1} * batch};
+    measure(result, [&] {
+      std::vector<std::future<Answer>> answers;
+      for (int i = 0; i < batch; ++i) {
+        answers.push_back(std::async(std::launch::async, [&, seed = ++seed_] {
+          Request request = blank(tokens);
+          request.raw_tokens = make_tokens(32, engine_.model().vocabulary_size, seed);
+          return engine_.answer(std::move(request));
+        }));
+      }
+      double slowest = 0;
+      for (auto& answer : answers) slowest = std::max(slowest, answer.get().timings.decode);
+      return slowest;
+    });
+    return result;
+  }
+
+ private:
+  [[nodiscard]] Request blank(int max_tokens) const {
+    Request request;
+    request.sampling.temperature = 0.0F;
+    request.sampling.max_tokens = max_tokens;
+    request.sampling.ignore_eos = true;
+    request.sampling.loop_guard = false;
+    return request;
+  }
+
+  template <typename Run>
+  void measure(Measurement& result, const Run& run) {
+    (void)run();  // warm-up
+    for (int i = 0; i < command_.repeat; ++i) result.milliseconds.push_back(run());
+  }
+
+  Engine& engine_;
+  const BenchCommand& command_;
+  uint32_t seed_ = 0;
+};
+
+Json to_json(const Measurement& measurement) {
+  return {{"name", measurement.name},        {"median_ms", measurement.at(0.5)},
+          {"fastest_ms", measurement.at(0)}, {"slowest_ms", measurement.at(1)},
+          {"rate", measurement.rate()},      {"unit", measurement.unit}};
+}
+
+void print_row(const Measurement& measurement) {
+  fmt::print("{:<20} {:>10.2f} ms {:>10.2f} .. {:<10.2f} {:>10.1f} {}\n", measurement.name,
+             measurement.at(0.5), measurement.at(0), measurement.at(1), measurement.rate(),
+             measurement.unit);
+  std::fflush(stdout);
+}
+
+int run(BenchCommand& command) {
+  if (command.flags.engine.max_sequences == 0) {
+    command.flags.engine.max_sequences =
+        *std::max_element(command.batch.begin(), command.batch.end());
+  }
+  const std::unique_ptr<Engine> engine = load_engine(command.flags);
+  Bench bench(*engine, command);
+  const ModelInfo& model = engine->model();
+  Json rows = Json::array();
+  const auto show = [&](const Measurement& measurement) {
+    if (command.flags.json) {
+      rows.push_back(to_json(measurement));
+    } else {
+      print_row(measurement);
+    }
+  };
+  if (!command.flags.json) {
+    fmt::print("{} ({} weights), {} arithmetic, on {}\n", model.name, model.weight_format,
+               model.arithmetic, model.device);
+    fmt::print("{:<20} {:>13} {:>24} {:>10}\n", "", "median", "fastest .. slowest", "rate");
+  }
+  if (model.image_token_id >= 0) {
+    for (const std::string& size : command.pictures) show(bench.vision(size));
+  }
+  for (const int tokens : command.prefill) show(bench.prefill(tokens));
+  for (const int tokens : command.decode) {
+    for (const int batch : command.batch) show(bench.decode(tokens, batch));
+  }
+  if (command.flags.json) {
+    const EngineStatus status = engine->status();
+    print_json_line({{"model", model.name},
+                     {"weights", model.weight_format},
+                     {"arithmetic", model.arithmetic},
+                     {"device", model.device},
+                     {"load_ms", model.load_milliseconds},
+                     {"peak_resident_bytes", status.peak_resident_bytes},
+                     {"results", rows}});
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& program, int& result) {
+  const auto command = std::make_shared<BenchCommand>();
+  CLI::App* app = program.add_subcommand(
+      "bench", "Measure vision, prefill and decode: median and spread after a warm-up.");
+  app->add_option("--pictures", command->pictures, "picture sizes, as 640x480,1024x768")
+      ->delimiter(',');
+  app->add_option("--prefill", command->prefill, "prompt lengths in tokens, as 128,512")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  app->add_option("--decode", command->decode, "answer lengths in tokens")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 1 << 20));
+  app->add_option("--batch", command->batch, "sequences decoded together, as 1,8")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--repeat", command->repeat, "measurements of each (default: 5)")
+      ->check(CLI::Range(1, 1000));
+  add_common_flags(*app, command->flags);
+  app->callback([command, &result] { result = run(*command); });
+}
+
+}  // namespace glimpse

@@ -1,0 +1,60 @@
+// What every subcommand shares: the table of common flags, reporting, and exit codes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "base/json.h"
+#include "glimpse/engine.h"
+
+namespace glimpse {
+
+/// The common flags, filled by the parser.
+struct CommonFlags {
+  EngineOptions engine;
+  SamplingOptions sampling;
+  std::string system;  ///< system message; empty: none
+  bool stats = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+/// Adds the one table of common flags to a subcommand. `flags` must outlive the parse.
+void add_common_flags(CLI::App& command, CommonFlags& flags);
+
+/// Loads the engine with a progress bar and notices on standard error (unless --quiet).
+std::unique_ptr<Engine> load_engine(CommonFlags& flags);
+
+/// The process's exit code for each kind of error; --help lists them.
+[[nodiscard]] int exit_code(ErrorCode code);
+/// "glimpse: <message>" and, indented, the hint, on standard error.
+void report(const Error& error);
+
+/// The --stats table on standard error.
+void print_stats(const Engine& engine, const Usage& usage, const Timings& timings);
+/// The same as a JSON object.
+[[nodiscard]] Json stats_json(const Engine& engine, const Usage& usage, const Timings& timings);
+/// One answer as a JSON object: text, tokens, finish reason and, when asked for, log-probabilities.
+[[nodiscard]] Json answer_json(const Answer& answer);
+/// One line of JSON on standard output; invalid UTF-8 (file names) becomes U+FFFD.
+void print_json_line(const Json& value);
+/// "stop", "length", ...
+[[nodiscard]] std::string name_of(FinishReason reason);
+
+/// From now on the first Ctrl-C only sets interrupted(); a second one ends the program.
+void catch_interrupts();
+[[nodiscard]] bool interrupted();
+void clear_interrupt();
+
+// One function per file: registers the subcommand with its flags and its action. `result` receives
+// the exit code when the action ran.
+void add_caption_command(CLI::App& program, int& result);
+void add_chat_command(CLI::App& program, int& result);
+void add_bench_command(CLI::App& program, int& result);
+void add_synth_command(CLI::App& program, int& result);
+
+}  // namespace glimpse

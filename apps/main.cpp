@@ -1,0 +1,44 @@
+// The program: one subcommand per file, each only flags around the library.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "command.h"
+
+namespace {
+
+constexpr const char* kFooter =
+    "Exit codes: 0 done, 1 internal defect, 2 bad flag or value, 3 not found, 4 bad picture,\n"
+    "5 bad or unsupported model, 6 prompt longer than the context, 7 out of memory,\n"
+    "8 device failure, 130 interrupted.";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App program("Glimpse: describe pictures with Qwen3-VL models on the GPU you have.",
+                   "glimpse");
+  program.set_version_flag("--version", GLIMPSE_VERSION);
+  program.require_subcommand(1);
+  program.footer(kFooter);
+  int result = 0;
+  glimpse::add_caption_command(program, result);
+  glimpse::add_chat_command(program, result);
+  glimpse::add_bench_command(program, result);
+  glimpse::add_synth_command(program, result);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // CLI11 prints help and version on standard output, mistakes on standard error.
+    return program.exit(error) == 0 ? 0 : 2;
+  } catch (const glimpse::Error& error) {
+    glimpse::report(error);
+    return glimpse::exit_code(error.code());
+  } catch (const std::bad_alloc&) {
+    std::fputs("glimpse: out of memory\n", stderr);
+    return glimpse::exit_code(glimpse::ErrorCode::out_of_memory);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "glimpse: %s\n", error.what());
+    return 1;
+  }
+  return result;
+}
