@@ -28,6 +28,8 @@ struct ImageProcessorConfig {
   /// processor_config.json; size {shortest_edge, longest_edge} or min_pixels / max_pixels. Without
   /// either file, transformers' defaults. Throws Error(bad_model) or Error(unsupported).
   static ImageProcessorConfig from_directory(const std::filesystem::path& directory);
+  /// The same from the object itself.
+  static ImageProcessorConfig from_json(const Json& object);
 };
 
 /// Size of a picture in patches: temporal slices, rows, columns.
