@@ -2,6 +2,7 @@
 // bottom-up or top-down, with bit fields. Run-length coding is refused. Every offset is checked
 // against the file before anything is read or allocated.
 #include <algorithm>
+#include <array>
 #include <bit>
 
 #include <fmt/format.h>
@@ -108,22 +109,22 @@ BmpHeader read_header(const PictureFile& file) {
   return header;
 }
 
-using Palette = uint8_t[256][3];
+using Palette = std::array<std::array<uint8_t, 3>, 256>;
 
-void read_palette(const PictureFile& file, const BmpHeader& header, Palette& palette) {
+// Entries that the file does not define are black.
+Palette read_palette(const PictureFile& file, const BmpHeader& header) {
   const uint32_t addressable = 1U << header.bits;
   const uint32_t entries = header.palette_entries == 0 ? addressable : header.palette_entries;
   if (entries > 256) throw_damaged(file, "BMP", fmt::format("{} palette entries", entries));
   const int entry_bytes = header.header_bytes == kCoreHeaderBytes ? 3 : 4;
-  for (uint32_t i = 0; i < 256; ++i) {
-    std::fill_n(palette[i], 3, static_cast<uint8_t>(i));  // undefined entries: a gray ramp
-    if (i >= entries) continue;
+  Palette palette{};
+  for (uint32_t i = 0; i < entries; ++i) {
     const size_t entry = kFileHeaderBytes + header.header_bytes + size_t{i} * entry_bytes;
     const uint32_t color = read_little(file, entry, 3);
-    palette[i][0] = static_cast<uint8_t>(color >> 16);
-    palette[i][1] = static_cast<uint8_t>(color >> 8);
-    palette[i][2] = static_cast<uint8_t>(color);
+    palette[i] = {static_cast<uint8_t>(color >> 16), static_cast<uint8_t>(color >> 8),
+                  static_cast<uint8_t>(color)};
   }
+  return palette;
 }
 
 void convert_indices(const uint8_t* row, const BmpHeader& header, const Palette& palette,
@@ -132,7 +133,7 @@ void convert_indices(const uint8_t* row, const BmpHeader& header, const Palette&
   for (int64_t x = 0; x < header.width; ++x, rgb += 3) {
     const int64_t bit = x * header.bits;
     const uint32_t index = row[bit / 8] >> (8 - header.bits - bit % 8) & mask;
-    std::copy_n(palette[index], 3, rgb);
+    std::copy_n(palette[index].data(), 3, rgb);
   }
 }
 
@@ -152,8 +153,7 @@ void convert_colors(const uint8_t* row, const BmpHeader& header, uint8_t* rgb) {
 RgbImage decode_bmp(const PictureFile& file) {
   const BmpHeader header = read_header(file);
   check_size(file, "BMP", header.width, header.height);
-  Palette palette;
-  if (header.bits <= 8) read_palette(file, header, palette);
+  const Palette palette = header.bits <= 8 ? read_palette(file, header) : Palette{};
   const int64_t row_bytes = header.row_bytes();
   const int64_t needed = header.pixel_offset + row_bytes * header.height;
   if (needed > static_cast<int64_t>(file.size())) {

@@ -2,6 +2,7 @@
 // the transparent index's colour, or that of index 0, as Pillow has it.
 #include <cstring>
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 
@@ -67,17 +68,19 @@ std::optional<int> find_first_frame(GifFileType* gif, const GifSource& source) {
   }
 }
 
-using Palette = uint8_t[256][3];
+using Palette = std::array<std::array<uint8_t, 3>, 256>;
 
-// Entries that the file does not define are a gray ramp.
-void read_palette(const ColorMapObject* colors, Palette& palette) {
+// Entries that the file does not define are black; without any palette the indices are gray.
+Palette read_palette(const ColorMapObject* colors) {
+  Palette palette{};
   for (int i = 0; i < 256; ++i) {
-    std::fill_n(palette[i], 3, static_cast<uint8_t>(i));
-    if (colors == nullptr || i >= colors->ColorCount) continue;
-    palette[i][0] = colors->Colors[i].Red;
-    palette[i][1] = colors->Colors[i].Green;
-    palette[i][2] = colors->Colors[i].Blue;
+    if (colors == nullptr) {
+      palette[i].fill(static_cast<uint8_t>(i));
+    } else if (i < colors->ColorCount) {
+      palette[i] = {colors->Colors[i].Red, colors->Colors[i].Green, colors->Colors[i].Blue};
+    }
   }
+  return palette;
 }
 
 void read_rows(GifFileType* gif, const GifSource& source, const Palette& palette,
@@ -90,7 +93,7 @@ void read_rows(GifFileType* gif, const GifSource& source, const Palette& palette
     }
     const size_t first = static_cast<size_t>(frame.Top + y) * image.width + frame.Left;
     for (int x = 0; x < frame.Width; ++x) {
-      std::memcpy(&image.pixels[(first + x) * 3], palette[indices[x]], 3);
+      std::memcpy(&image.pixels[(first + x) * 3], palette[indices[x]].data(), 3);
     }
   };
   struct Pass {
@@ -123,11 +126,11 @@ RgbImage decode_gif(const PictureFile& file) {
   const int width = std::max(gif->SWidth, frame.Left + frame.Width);
   const int height = std::max(gif->SHeight, frame.Top + frame.Height);
   RgbImage image = allocate_picture(file, "GIF", width, height);
-  Palette palette;
-  read_palette(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap, palette);
-  const uint8_t* uncovered = palette[transparent.value_or(0) & 0xFF];
+  const Palette palette =
+      read_palette(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap);
+  const std::array<uint8_t, 3>& uncovered = palette[transparent.value_or(0) & 0xFF];
   for (size_t i = 0; i < image.pixels.size(); i += 3) {
-    std::memcpy(&image.pixels[i], uncovered, 3);
+    std::memcpy(&image.pixels[i], uncovered.data(), 3);
   }
   read_rows(gif.get(), source, palette, image);
   return image;

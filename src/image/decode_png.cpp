@@ -1,6 +1,6 @@
 // PNG through libpng. Only the raw samples are taken from the library; they become RGB here by
 // Pillow's rules: alpha is dropped, gray of 16 bits saturates at 255, colour of 16 bits keeps its
-// high byte, palette entries that the file does not define are gray ramps, gamma is ignored.
+// high byte, palette entries that the file does not define are black, gamma is ignored.
 // libpng's errors longjmp to the guarded_* functions, which hold no C++ object.
 #include <algorithm>
 #include <csetjmp>
@@ -127,22 +127,17 @@ class RowConverter {
       : channels_(png_get_channels(reader.png(), reader.info())),
         bit_depth_(png_get_bit_depth(reader.png(), reader.info())),
         color_(channels_ >= 3) {
-    const int file_depth = bit_depth_;
-    for (int value = 0; value < 256; ++value) {
-      std::fill_n(lookup_[value], 3, static_cast<uint8_t>(value));
-    }
-    png_colorp palette = nullptr;
-    int entries = 0;
-    const int type = png_get_color_type(reader.png(), reader.info());
-    if (type == PNG_COLOR_TYPE_PALETTE) {
+    if (png_get_color_type(reader.png(), reader.info()) == PNG_COLOR_TYPE_PALETTE) {
+      png_colorp palette = nullptr;
+      int entries = 0;
       png_get_PLTE(reader.png(), reader.info(), &palette, &entries);
       for (int i = 0; i < entries; ++i) {
         lookup_[i][0] = palette[i].red;
         lookup_[i][1] = palette[i].green;
         lookup_[i][2] = palette[i].blue;
       }
-    } else if (file_depth < 8) {
-      const int largest = (1 << file_depth) - 1;
+    } else if (bit_depth_ <= 8) {
+      const int largest = (1 << bit_depth_) - 1;
       for (int value = 0; value <= largest; ++value) {
         std::fill_n(lookup_[value], 3, static_cast<uint8_t>(value * 255 / largest));
       }

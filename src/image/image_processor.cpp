@@ -43,13 +43,14 @@ Sha256 hash_content(const PatchGrid& grid, const RgbImage& resized) {
 }
 
 // What each byte becomes, by channel: a multiplication is too slow to repeat for every sample of
-// every frame. The processor folds the rescaling into mean and deviation, in f32.
+// every frame. The rescaling is folded into mean and deviation, which are f32.
 using NormalizeTable = float[3][256];
 
 void fill_table(const ImageProcessorConfig& config, NormalizeTable& table) {
   for (int channel = 0; channel < 3; ++channel) {
-    const float mean = config.image_mean[channel] * (1.0F / config.rescale_factor);
-    const float deviation = config.image_std[channel] * (1.0F / config.rescale_factor);
+    const auto scale = static_cast<float>(1.0 / config.rescale_factor);
+    const float mean = config.image_mean[channel] * scale;
+    const float deviation = config.image_std[channel] * scale;
     for (int value = 0; value < 256; ++value) {
       table[channel][value] = (static_cast<float>(value) - mean) / deviation;
     }

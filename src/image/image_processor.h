@@ -22,7 +22,7 @@ struct ImageProcessorConfig {
   int64_t max_pixels = 16777216;
   float image_mean[3] = {0.5F, 0.5F, 0.5F};
   float image_std[3] = {0.5F, 0.5F, 0.5F};
-  float rescale_factor = 1.0F / 255.0F;
+  double rescale_factor = 1.0 / 255.0;
 
   /// Reads the variants of a checkpoint directory: preprocessor_config.json, or image_processor in
   /// processor_config.json; size {shortest_edge, longest_edge} or min_pixels / max_pixels. Without

@@ -41,19 +41,21 @@ void read_integer(const Json& object, std::string_view key, int largest, int& ta
   target = static_cast<int>(value);
 }
 
-float read_float(const Json& value, std::string_view key) {
+double read_number(const Json& value, std::string_view key) {
   const double number = value.is_number() ? value.get<double>() : std::nan("");
   if (!(std::abs(number) <= std::numeric_limits<float>::max())) {
     throw_bad_value(key, value, "a number");
   }
-  return static_cast<float>(number);
+  return number;
 }
 
 void read_channels(const Json& object, std::string_view key, float (&target)[3]) {
   const Json* value = find(object, key);
   if (value == nullptr) return;
   if (!value->is_array() || value->size() != 3) throw_bad_value(key, *value, "three numbers");
-  for (size_t i = 0; i < 3; ++i) target[i] = read_float((*value)[i], key);
+  for (size_t i = 0; i < 3; ++i) {
+    target[i] = static_cast<float>(read_number((*value)[i], key));
+  }
 }
 
 void expect_true(const Json& object, std::string_view key) {
@@ -97,8 +99,8 @@ ImageProcessorConfig ImageProcessorConfig::from_json(const Json& object) {
     if (deviation == 0.0F) throw_bad_value("image_std", object.at("image_std"), "no zero");
   }
   if (const Json* factor = find(object, "rescale_factor")) {
-    config.rescale_factor = read_float(*factor, "rescale_factor");
-    if (!(config.rescale_factor > 0.0F)) throw_bad_value("rescale_factor", *factor, "above 0");
+    config.rescale_factor = read_number(*factor, "rescale_factor");
+    if (config.rescale_factor < 1e-30) throw_bad_value("rescale_factor", *factor, "above 0");
   }
   if (const Json* resample = find(object, "resample"); resample != nullptr && *resample != 3) {
     throw Error(ErrorCode::unsupported,

@@ -1,0 +1,19 @@
+// Any bytes through the dispatcher, and what decodes through the whole preparation.
+#include <cstdlib>
+
+#include "glimpse/error.h"
+#include "image/decode.h"
+#include "image/image_processor.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace glimpse;
+  const std::span bytes(reinterpret_cast<const std::byte*>(data), size);
+  try {
+    const RgbImage image = decode_picture(bytes, "fuzz", {.max_pixels = 1 << 18});
+    const Patches patches = ImageProcessor(ImageProcessorConfig{}).process(image, 1024, 16384);
+    if (patches.pixels.size() != static_cast<size_t>(patches.grid.num_patches()) * 1536) std::abort();
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::internal) std::abort();
+  }
+  return 0;
+}
