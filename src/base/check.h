@@ -2,7 +2,6 @@
 // with its own code and a hint where it is found.
 #pragma once
 
-#include <source_location>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -11,11 +10,12 @@
 
 namespace glimpse {
 
-inline void check(bool condition, std::string_view what,
-                  std::source_location where = std::source_location::current()) {
+// The built-ins are what std::source_location is made of; clang 14 has only them.
+inline void check(bool condition, std::string_view what, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
   if (!condition) [[unlikely]] {
     throw Error(ErrorCode::internal,
-                fmt::format("{} ({}:{})", what, where.file_name(), where.line()),
+                fmt::format("{} ({}:{})", what, file, line),
                 "this is a defect of Glimpse: please report it");
   }
 }
