@@ -39,8 +39,8 @@ RgbImage decode_picture(std::span<const std::byte> bytes, std::string_view name,
   throw Error(ErrorCode::bad_picture,
               bytes.empty()
                   ? fmt::format("{} is empty (0 bytes)", name)
-                  : fmt::format("{} is not a picture: its {} bytes begin like no known format", name,
-                                bytes.size()),
+                  : fmt::format("{} is not a picture: its {} bytes begin like no known format",
+                                name, bytes.size()),
               "give a JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF file");
 }
 

@@ -1,8 +1,8 @@
 // GIF through giflib: the first frame where it stands on its canvas. What it leaves uncovered has
 // the transparent index's colour, or that of index 0, as Pillow has it.
-#include <cstring>
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -83,8 +83,7 @@ Palette read_palette(const ColorMapObject* colors) {
   return palette;
 }
 
-void read_rows(GifFileType* gif, const GifSource& source, const Palette& palette,
-               RgbImage& image) {
+void read_rows(GifFileType* gif, const GifSource& source, const Palette& palette, RgbImage& image) {
   const GifImageDesc& frame = gif->Image;
   std::vector<uint8_t> indices(static_cast<size_t>(frame.Width));
   const auto read_row = [&](int y) {
@@ -126,8 +125,7 @@ RgbImage decode_gif(const PictureFile& file) {
   const int width = std::max(gif->SWidth, frame.Left + frame.Width);
   const int height = std::max(gif->SHeight, frame.Top + frame.Height);
   RgbImage image = allocate_picture(file, "GIF", width, height);
-  const Palette palette =
-      read_palette(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap);
+  const Palette palette = read_palette(frame.ColorMap != nullptr ? frame.ColorMap : gif->SColorMap);
   const std::array<uint8_t, 3>& uncovered = palette[transparent.value_or(0) & 0xFF];
   for (size_t i = 0; i < image.pixels.size(); i += 3) {
     std::memcpy(&image.pixels[i], uncovered.data(), 3);

@@ -47,9 +47,9 @@ RgbImage decode_heif(const PictureFile& file) {
   const std::string_view format = file.has(8, "avi") ? "AVIF" : "HEIC";
   const std::unique_ptr<heif_context, ContextFree> context(heif_context_alloc());
   if (!context) throw std::bad_alloc();
-  expect_ok(heif_context_read_from_memory_without_copy(context.get(), file.data(), file.size(),
-                                                       nullptr),
-            file, format);
+  expect_ok(
+      heif_context_read_from_memory_without_copy(context.get(), file.data(), file.size(), nullptr),
+      file, format);
   heif_image_handle* raw_handle = nullptr;
   expect_ok(heif_context_get_primary_image_handle(context.get(), &raw_handle), file, format);
   const std::unique_ptr<heif_image_handle, HandleRelease> handle(raw_handle);

@@ -45,8 +45,8 @@ class JpegReader {
     // The end of the file suspends the decompressor instead of making up an end marker.
     source_.fill_input_buffer = [](j_decompress_ptr) -> boolean { return FALSE; };
     source_.skip_input_data = [](j_decompress_ptr info, long count) {
-      const size_t skipped = std::min(static_cast<size_t>(std::max(count, 0L)),
-                                      info->src->bytes_in_buffer);
+      const size_t skipped =
+          std::min(static_cast<size_t>(std::max(count, 0L)), info->src->bytes_in_buffer);
       info->src->next_input_byte += skipped;
       info->src->bytes_in_buffer -= skipped;
     };
@@ -166,8 +166,7 @@ RgbImage decode_jpeg(const PictureFile& file) {
   for (int y = 0; y < image.height; ++y, target += size_t{info.output_width} * 3) {
     const Outcome outcome = reader.guarded_read_row(cmyk ? cmyk_row.data() : target);
     if (outcome != Outcome::done) {
-      expect_done(outcome, file, reader,
-                  fmt::format("{} of {} rows are there", y, image.height));
+      expect_done(outcome, file, reader, fmt::format("{} of {} rows are there", y, image.height));
     }
     if (cmyk) convert_cmyk_row(cmyk_row.data(), image.width, target);
   }

@@ -23,7 +23,9 @@ struct TiffSource {
   char message[160] = {};
 };
 
-TiffSource& as_source(thandle_t handle) { return *static_cast<TiffSource*>(handle); }
+TiffSource& as_source(thandle_t handle) {
+  return *static_cast<TiffSource*>(handle);
+}
 
 tmsize_t read_bytes(thandle_t handle, void* target, tmsize_t count) {
   TiffSource& source = as_source(handle);
@@ -50,7 +52,9 @@ int keep_message(TIFF*, void* user, const char*, const char* format, va_list arg
   return 1;
 }
 
-int ignore_message(TIFF*, void*, const char*, const char*, va_list) { return 1; }
+int ignore_message(TIFF*, void*, const char*, const char*, va_list) {
+  return 1;
+}
 
 struct TiffClose {
   void operator()(TIFF* tiff) const { TIFFClose(tiff); }
@@ -93,7 +97,7 @@ struct TiffLayout {
 
   // Colour samples at the front of a pixel; what follows is alpha or something else to drop.
   [[nodiscard]] int colors() const {
-    return photometric == PHOTOMETRIC_SEPARATED ? 4
+    return photometric == PHOTOMETRIC_SEPARATED                                 ? 4
            : photometric == PHOTOMETRIC_RGB || photometric == PHOTOMETRIC_YCBCR ? 3
                                                                                 : 1;
   }
@@ -101,16 +105,15 @@ struct TiffLayout {
 
 bool is_known(const TiffLayout& layout) {
   if (layout.format != SAMPLEFORMAT_UINT || layout.samples < layout.colors()) return false;
-  const bool gray = layout.photometric == PHOTOMETRIC_MINISBLACK ||
-                    layout.photometric == PHOTOMETRIC_MINISWHITE;
+  const bool gray =
+      layout.photometric == PHOTOMETRIC_MINISBLACK || layout.photometric == PHOTOMETRIC_MINISWHITE;
   const bool small = layout.bits == 1 || layout.bits == 2 || layout.bits == 4;
   if (gray) return layout.bits == 8 || layout.bits == 16 || (small && layout.samples == 1);
   if (layout.photometric == PHOTOMETRIC_PALETTE) {
     return layout.palette[0] != nullptr && (layout.bits == 8 || (small && layout.samples == 1));
   }
   if (layout.photometric == PHOTOMETRIC_RGB) return layout.bits == 8 || layout.bits == 16;
-  return (layout.photometric == PHOTOMETRIC_SEPARATED ||
-          layout.photometric == PHOTOMETRIC_YCBCR) &&
+  return (layout.photometric == PHOTOMETRIC_SEPARATED || layout.photometric == PHOTOMETRIC_YCBCR) &&
          layout.bits == 8;
 }
 
@@ -148,8 +151,7 @@ TiffLayout read_layout(TIFF* tiff, const TiffSource& source) {
   if (!is_known(layout)) {
     throw_unsupported(source.file, "TIFF",
                       fmt::format("photometric {}, {} samples of {} bits in format {}",
-                                  layout.photometric, layout.samples, layout.bits,
-                                  layout.format));
+                                  layout.photometric, layout.samples, layout.bits, layout.format));
   }
   return layout;
 }
@@ -158,16 +160,17 @@ TiffLayout read_layout(TIFF* tiff, const TiffSource& source) {
 class SampleReader {
  public:
   explicit SampleReader(const TiffLayout& layout)
-      : bits_(layout.bits), gray_(layout.colors() == 1 && layout.palette[0] == nullptr),
-        alone_(layout.samples == 1), inverted_(layout.photometric == PHOTOMETRIC_MINISWHITE) {}
+      : bits_(layout.bits),
+        gray_(layout.colors() == 1 && layout.palette[0] == nullptr),
+        alone_(layout.samples == 1),
+        inverted_(layout.photometric == PHOTOMETRIC_MINISWHITE) {}
 
   [[nodiscard]] uint8_t read(const uint8_t* row, int64_t sample) const {
     if (bits_ == 8) return finish(row[sample]);
     if (bits_ == 16) {
       uint16_t value = 0;  // libtiff gives the machine's byte order
       std::memcpy(&value, row + 2 * sample, 2);
-      return gray_ && alone_ ? static_cast<uint8_t>(std::min<int>(value, 255))
-                             : finish(value >> 8);
+      return gray_ && alone_ ? static_cast<uint8_t>(std::min<int>(value, 255)) : finish(value >> 8);
     }
     const int64_t bit = sample * bits_;
     const int largest = (1 << bits_) - 1;
@@ -209,8 +212,8 @@ void convert_pixel(const TiffLayout& layout, const uint8_t* samples, uint8_t* rg
   std::copy_n(samples, 3, rgb);
   if (!layout.premultiplied || samples[3] == 255) return;
   for (int i = 0; i < 3; ++i) {
-    rgb[i] = samples[3] == 0 ? 0
-                             : static_cast<uint8_t>(std::min(samples[i] * 255 / samples[3], 255));
+    rgb[i] =
+        samples[3] == 0 ? 0 : static_cast<uint8_t>(std::min(samples[i] * 255 / samples[3], 255));
   }
 }
 
@@ -226,9 +229,13 @@ struct Block {
 class PageReader {
  public:
   PageReader(TIFF* tiff, const TiffSource& source, const TiffLayout& layout)
-      : tiff_(tiff), source_(source), layout_(layout), tiled_(TIFFIsTiled(tiff) != 0),
+      : tiff_(tiff),
+        source_(source),
+        layout_(layout),
+        tiled_(TIFFIsTiled(tiff) != 0),
         planes_(layout.planar == PLANARCONFIG_SEPARATE ? layout.samples : 1),
-        block_width_(layout.width), block_height_(layout.height) {
+        block_width_(layout.width),
+        block_height_(layout.height) {
     if (tiled_) {
       TIFFGetField(tiff, TIFFTAG_TILEWIDTH, &block_width_);
       TIFFGetField(tiff, TIFFTAG_TILELENGTH, &block_height_);

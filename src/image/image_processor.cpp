@@ -107,10 +107,11 @@ PictureSize smart_resize(PictureSize original, const ImageProcessorConfig& confi
   const double width = original.width;
   const double ratio = std::max(height, width) / std::min(height, width);
   if (ratio > kMaxAspectRatio) {
-    throw Error(ErrorCode::bad_picture,
-                fmt::format("absolute aspect ratio must be smaller than {}, got {} ({} x {} pixels)",
-                            kMaxAspectRatio, ratio, original.width, original.height),
-                "crop the picture");
+    throw Error(
+        ErrorCode::bad_picture,
+        fmt::format("absolute aspect ratio must be smaller than {}, got {} ({} x {} pixels)",
+                    kMaxAspectRatio, ratio, original.width, original.height),
+        "crop the picture");
   }
   const int64_t factor = int64_t{config.patch_size} * config.merge_size;
   const auto step = static_cast<double>(factor);

@@ -92,8 +92,10 @@ RgbImage make_upright(RgbImage image, int orientation) {
   const int64_t width = image.width;
   const int64_t height = image.height;
   const bool transposed = orientation >= 5;
-  const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-  const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  const bool from_right =
+      orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const bool from_bottom =
+      orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const int64_t along_row = from_right ? -1 : 1;
   const int64_t along_column = from_bottom ? -width : width;
   const int64_t step_x = transposed ? along_column : along_row;

@@ -15,10 +15,11 @@ bool PictureFile::has(size_t offset, std::string_view magic) const {
 
 void check_size(const PictureFile& file, std::string_view format, int64_t width, int64_t height) {
   if (width <= 0 || height <= 0) {
-    throw Error(ErrorCode::bad_picture,
-                fmt::format("{}: the {} picture declares a size of {} x {}, at least 1 x 1 is needed",
-                            file.name, format, width, height),
-                "the file is damaged: make it again");
+    throw Error(
+        ErrorCode::bad_picture,
+        fmt::format("{}: the {} picture declares a size of {} x {}, at least 1 x 1 is needed",
+                    file.name, format, width, height),
+        "the file is damaged: make it again");
   }
   // Sides are at most 2^32, so the product may pass 2^63: divide instead.
   if (width > file.max_pixels / height) {
@@ -41,9 +42,9 @@ RgbImage allocate_picture(const PictureFile& file, std::string_view format, int6
 
 void check_plausible(const PictureFile& file, std::string_view format, int64_t minimum_bytes) {
   if (static_cast<int64_t>(file.size()) < minimum_bytes) {
-    throw_truncated(file, format,
-                    fmt::format("a picture of its declared size takes at least {} bytes",
-                                minimum_bytes));
+    throw_truncated(
+        file, format,
+        fmt::format("a picture of its declared size takes at least {} bytes", minimum_bytes));
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "image/image_processor.h"
+#include "image/resize_kernels.h"
 
 namespace glimpse {
 namespace {
@@ -18,19 +19,6 @@ double cubic(double x) {
   if (x < 2.0) return (((x - 5.0) * x + 8.0) * x - 4.0) * a;
   return 0.0;
 }
-
-// Which source samples make each output sample of one axis, and with what weights.
-struct AxisWeights {
-  int precision = 0;               // bits behind the binary point
-  int stride = 0;                  // weights an output, the tail zero
-  std::vector<int> first;          // [outputs]
-  std::vector<int> count;          // [outputs]
-  std::vector<int16_t> weights;    // [outputs, stride]
-
-  [[nodiscard]] const int16_t* of(int output) const {
-    return &weights[static_cast<size_t>(output) * stride];
-  }
-};
 
 // The finest precision whose largest weight still fits into 16 bits.
 int choose_precision(double largest_weight) {
@@ -47,7 +35,7 @@ AxisWeights make_weights(int inputs, int outputs) {
   const double support = 2.0 * std::max(scale, 1.0);
   const double inverse = 1.0 / std::max(scale, 1.0);
   AxisWeights axis;
-  axis.stride = static_cast<int>(std::ceil(support)) * 2 + 1;
+  axis.stride = (static_cast<int>(std::ceil(support)) * 2 + 1 + 3) / 4 * 4;
   axis.first.resize(outputs);
   axis.count.resize(outputs);
   axis.weights.resize(static_cast<size_t>(outputs) * axis.stride);
@@ -78,29 +66,17 @@ AxisWeights make_weights(int inputs, int outputs) {
   return axis;
 }
 
-uint8_t to_byte(int32_t sum, int precision) {
-  return static_cast<uint8_t>(std::clamp(sum >> precision, 0, 255));
-}
-
 RgbImage resize_rows(const RgbImage& image, int width) {
   const AxisWeights axis = make_weights(image.width, width);
   RgbImage out{.width = width, .height = image.height, .pixels = {}};
-  out.pixels.resize(static_cast<size_t>(width) * image.height * 3);
-  const int32_t half = 1 << (axis.precision - 1);
-  uint8_t* target = out.pixels.data();
+  const size_t source_bytes = static_cast<size_t>(image.width) * 3;
+  const size_t target_bytes = static_cast<size_t>(width) * 3;
+  out.pixels.resize(target_bytes * image.height);
+  std::vector<uint8_t> padded(source_bytes + kRowPadding);
   for (int y = 0; y < image.height; ++y) {
-    const uint8_t* row = &image.pixels[static_cast<size_t>(y) * image.width * 3];
-    for (int x = 0; x < width; ++x, target += 3) {
-      const int16_t* weights = axis.of(x);
-      const uint8_t* source = row + axis.first[x] * 3;
-      int32_t sum[3] = {half, half, half};
-      for (int j = 0; j < axis.count[x]; ++j, source += 3) {
-        for (int channel = 0; channel < 3; ++channel) sum[channel] += weights[j] * source[channel];
-      }
-      for (int channel = 0; channel < 3; ++channel) {
-        target[channel] = to_byte(sum[channel], axis.precision);
-      }
-    }
+    const auto row = static_cast<size_t>(y);
+    std::memcpy(padded.data(), &image.pixels[row * source_bytes], source_bytes);
+    resize_row(padded.data(), axis, width, &out.pixels[row * target_bytes]);
   }
   return out;
 }
@@ -110,17 +86,9 @@ RgbImage resize_columns(const RgbImage& image, int height) {
   RgbImage out{.width = image.width, .height = height, .pixels = {}};
   const size_t row_bytes = static_cast<size_t>(image.width) * 3;
   out.pixels.resize(row_bytes * height);
-  const int32_t half = 1 << (axis.precision - 1);
-  std::vector<int32_t> sums(row_bytes);
   for (int y = 0; y < height; ++y) {
-    std::fill(sums.begin(), sums.end(), half);
-    for (int j = 0; j < axis.count[y]; ++j) {
-      const int32_t weight = axis.of(y)[j];
-      const uint8_t* row = &image.pixels[(axis.first[y] + static_cast<size_t>(j)) * row_bytes];
-      for (size_t i = 0; i < row_bytes; ++i) sums[i] += weight * row[i];
-    }
-    uint8_t* target = &out.pixels[static_cast<size_t>(y) * row_bytes];
-    for (size_t i = 0; i < row_bytes; ++i) target[i] = to_byte(sums[i], axis.precision);
+    blend_rows(&image.pixels[axis.first[y] * row_bytes], row_bytes, axis, y,
+               &out.pixels[static_cast<size_t>(y) * row_bytes]);
   }
   return out;
 }

@@ -11,8 +11,9 @@ namespace glimpse::fuzz {
 
 /// Runs one decoder. An Error is an expected outcome; a picture must have the size it declares.
 inline int decode(RgbImage (*decoder)(const PictureFile&), const uint8_t* data, size_t size) {
-  const PictureFile file{
-      .bytes = {reinterpret_cast<const std::byte*>(data), size}, .name = "fuzz", .max_pixels = 1 << 20};
+  const PictureFile file{.bytes = {reinterpret_cast<const std::byte*>(data), size},
+                         .name = "fuzz",
+                         .max_pixels = 1 << 20};
   try {
     const RgbImage image = decoder(file);
     const bool sound = image.width > 0 && image.height > 0 &&

@@ -4,6 +4,7 @@
 #include "glimpse/error.h"
 #include "image/decode.h"
 #include "image/image_processor.h"
+#include "known_leaks.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace glimpse;
@@ -11,7 +12,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const RgbImage image = decode_picture(bytes, "fuzz", {.max_pixels = 1 << 18});
     const Patches patches = ImageProcessor(ImageProcessorConfig{}).process(image, 1024, 16384);
-    if (patches.pixels.size() != static_cast<size_t>(patches.grid.num_patches()) * 1536) std::abort();
+    if (patches.pixels.size() != static_cast<size_t>(patches.grid.num_patches()) * 1536)
+      std::abort();
   } catch (const Error& error) {
     if (error.code() == ErrorCode::internal) std::abort();
   }

@@ -22,8 +22,12 @@ size_t largest_allocation = 0;
   if (void* block = std::malloc(size)) return block;
   throw std::bad_alloc();
 }
-[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, size_t) noexcept { std::free(block); }
+[[gnu::noinline]] void operator delete(void* block) noexcept {
+  std::free(block);
+}
+[[gnu::noinline]] void operator delete(void* block, size_t) noexcept {
+  std::free(block);
+}
 
 namespace glimpse {
 namespace {
@@ -49,11 +53,13 @@ void expect_refused(const std::string& file, std::string_view part) {
   EXPECT_FALSE(error.hint().empty());
 }
 
-const char* const kOneOfEachFormat[] = {"baseline.jpg", "progressive.jpg", "cmyk.jpg", "rgb.png",
-                                        "palette.png", "lossy.webp", "lossless.webp", "anim.gif",
-                                        "bmp.bmp", "tiff.tiff"};
+const char* const kOneOfEachFormat[] = {
+    "baseline.jpg", "progressive.jpg", "cmyk.jpg", "rgb.png", "palette.png",
+    "lossy.webp",   "lossless.webp",   "anim.gif", "bmp.bmp", "tiff.tiff"};
 
-TEST(DecodePicture, RefusesAnEmptyFile) { expect_refused("", "is empty (0 bytes)"); }
+TEST(DecodePicture, RefusesAnEmptyFile) {
+  expect_refused("", "is empty (0 bytes)");
+}
 
 TEST(DecodePicture, RefusesWhatIsNoPicture) {
   expect_refused("#!/bin/sh\necho hello\n", "not a picture");
@@ -127,8 +133,8 @@ TEST(DecodeBmp, ReadsSixteenBitsWithTheDefaultMasks) {
   std::string pixels;
   put_little(pixels, 0x7C00, 2);
   put_little(pixels, 1U << 5 | 30U, 2);
-  const RgbImage image = decode_text(
-      make_bmp({.width = 2, .height = 1, .bits = 16, .pixels = pixels}));
+  const RgbImage image =
+      decode_text(make_bmp({.width = 2, .height = 1, .bits = 16, .pixels = pixels}));
   EXPECT_THAT(image.pixels, ElementsAre(255, 0, 0, 0, 8, 246));
 }
 
@@ -188,12 +194,9 @@ TEST(DecodeBmp, RefusesDepthsMasksAndHeadersThatDoNotExist) {
   put_little(masks, 0xF0F0, 4);
   put_little(masks, 0x0F00, 4);
   put_little(masks, 0x000F, 4);
-  expect_refused(make_bmp({.width = 1,
-                           .height = 1,
-                           .bits = 16,
-                           .compression = 3,
-                           .masks_or_palette = masks}),
-                 "colour mask 0xf0f0");
+  expect_refused(
+      make_bmp({.width = 1, .height = 1, .bits = 16, .compression = 3, .masks_or_palette = masks}),
+      "colour mask 0xf0f0");
 }
 
 TEST(DecodeGif, PutsTheFrameOnACanvasOfTheTransparentColor) {

@@ -25,7 +25,9 @@ namespace {
 using testing::golden_dir;
 using testing::shared_dir;
 
-Json expectations() { return read_json_file(golden_dir() / "preprocess" / "expected.json"); }
+Json expectations() {
+  return read_json_file(golden_dir() / "preprocess" / "expected.json");
+}
 
 std::vector<std::string> file_names() {
   std::vector<std::string> names;

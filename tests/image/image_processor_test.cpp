@@ -7,6 +7,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <hwy/highway.h>
 
 #include "base/json.h"
 #include "glimpse/error.h"
@@ -29,9 +30,9 @@ TEST(SmartResize, GivesTheSizesThatTransformersGives) {
     PictureSize expected;
   };
   const Case cases[] = {
-      {{1365, 2048}, {1376, 2048}}, {{480, 640}, {480, 640}},     {{224, 224}, {256, 256}},
-      {{336, 336}, {320, 320}},     {{720, 1280}, {704, 1280}},   {{1080, 1920}, {1088, 1920}},
-      {{6000, 8000}, {3520, 4704}}, {{10, 1900}, {32, 3552}},     {{16, 3200}, {32, 3648}},
+      {{1365, 2048}, {1376, 2048}}, {{480, 640}, {480, 640}},   {{224, 224}, {256, 256}},
+      {{336, 336}, {320, 320}},     {{720, 1280}, {704, 1280}}, {{1080, 1920}, {1088, 1920}},
+      {{6000, 8000}, {3520, 4704}}, {{10, 1900}, {32, 3552}},   {{16, 3200}, {32, 3648}},
       {{1, 1}, {256, 256}},         {{48, 80}, {224, 352}},
   };
   for (const Case& c : cases) {
@@ -70,8 +71,8 @@ TEST(SmartResize, RefusesAnAspectRatioAboveTwoHundred) {
 }
 
 TEST(ResizeBicubic, LeavesAFlatPictureFlat) {
-  const RgbImage flat{.width = 37, .height = 23,
-                      .pixels = std::vector<uint8_t>(size_t{37} * 23 * 3, 201)};
+  const RgbImage flat{
+      .width = 37, .height = 23, .pixels = std::vector<uint8_t>(size_t{37} * 23 * 3, 201)};
   for (const PictureSize size : {PictureSize{64, 96}, PictureSize{7, 5}, PictureSize{23, 1}}) {
     for (const uint8_t value : resize_bicubic(flat, size).pixels) ASSERT_EQ(value, 201);
   }
@@ -138,7 +139,7 @@ RgbImage transposed(const RgbImage& image) {
   return out;
 }
 
-TEST(ResizeBicubic, EqualsThePlainDefinitionToTheBit) {
+void expect_plain_definition() {
   uint32_t seed = 7;
   for (const int from : {1, 2, 3, 17, 64, 111, 300}) {
     for (const int to : {1, 2, 5, 32, 63, 111, 250}) {
@@ -152,10 +153,23 @@ TEST(ResizeBicubic, EqualsThePlainDefinitionToTheBit) {
   }
 }
 
+TEST(ResizeBicubic, EqualsThePlainDefinitionWithEveryInstructionSet) {
+  const int64_t supported = hwy::SupportedTargets();
+  for (int bit = 0; bit < 63; ++bit) {
+    const int64_t target = int64_t{1} << bit;
+    if ((HWY_TARGETS & supported & target) == 0) continue;
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    expect_plain_definition();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
 TEST(ResizeBicubic, TakesRowsBeforeColumns) {
   const RgbImage image = random_picture(50, 41, 3);
-  const RgbImage rows_first =
-      transposed(resize_slowly(transposed(resize_slowly(image, 31)), 67));
+  const RgbImage rows_first = transposed(resize_slowly(transposed(resize_slowly(image, 31)), 67));
   EXPECT_EQ(resize_bicubic(image, {.height = 67, .width = 31}).pixels, rows_first.pixels);
 }
 
@@ -269,7 +283,9 @@ class ConfigDirectory : public ::testing::Test {
   std::filesystem::path directory_;
 };
 
-TEST_F(ConfigDirectory, WithoutFilesGivesTheDefaults) { EXPECT_EQ(read().patch_size, 16); }
+TEST_F(ConfigDirectory, WithoutFilesGivesTheDefaults) {
+  EXPECT_EQ(read().patch_size, 16);
+}
 
 TEST_F(ConfigDirectory, PrefersTheSectionOfTheProcessorConfig) {
   write("preprocessor_config.json", R"({"min_pixels": 111})");
