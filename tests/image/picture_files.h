@@ -57,7 +57,7 @@ inline std::string make_bmp(const BmpRecipe& recipe) {
   put_little(file, 1, 2);
   put_little(file, recipe.bits, 2);
   put_little(file, recipe.compression, 4);
-  put_little(file, 0, 12);
+  file.append(12, '\0');
   put_little(file, masks ? 0 : recipe.masks_or_palette.size() / 4, 4);
   put_little(file, 0, 4);
   return file + recipe.masks_or_palette + recipe.pixels;
