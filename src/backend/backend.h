@@ -3,7 +3,8 @@
 // checks and a caller never guesses. src/cpu/reference.cpp is the executable specification.
 //
 // Conventions: row-major; the innermost stride of every tensor is 1; all outer dimensions together
-// have one even stride (Tensor::as_rows). "activation" means f32 or bf16. Sums, means and softmax
+// have one even stride (Tensor::as_rows), except that [tokens, heads, dim] may have a stride of its
+// own for tokens: heads inside a fused projection. "activation" means f32 or bf16. Sums, means and softmax
 // are taken in f32 whatever the dtype. Unless said otherwise an output may alias an input of the
 // same shape and dtype exactly, and must not overlap it otherwise.
 #pragma once
