@@ -1,0 +1,106 @@
+// Stage files that transformers wrote (tools/make_golden.py) and how ours are compared with them.
+#pragma once
+
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/mapped_file.h"
+#include "model/safetensors.h"
+#include "test_model.h"
+
+namespace glimpse::testing {
+
+class GoldenStages {
+ public:
+  explicit GoldenStages(const std::filesystem::path& path) : file_(path) {
+    for (const StoredTensor& tensor : parse_safetensors(file_.bytes(), path.filename().string())) {
+      tensors_.emplace(tensor.name, tensor);
+    }
+  }
+
+  [[nodiscard]] bool contains(const std::string& name) const { return tensors_.contains(name); }
+  [[nodiscard]] std::span<const float> floats(const std::string& name) const {
+    const std::span<const std::byte> bytes = tensors_.at(name).bytes;
+    return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
+  }
+  [[nodiscard]] std::vector<int32_t> integers(const std::string& name) const {
+    const std::span<const std::byte> bytes = tensors_.at(name).bytes;
+    const auto* values = reinterpret_cast<const int64_t*>(bytes.data());
+    return {values, values + bytes.size() / sizeof(int64_t)};
+  }
+  /// Names of stages: everything in floats but the input.
+  [[nodiscard]] std::vector<std::string> stage_names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : tensors_) {
+      if (tensor.dtype == DType::f32 && name != "pixel_values") names.push_back(name);
+    }
+    return names;
+  }
+  [[nodiscard]] std::vector<TestPicture> pictures(int64_t patch_features) const {
+    const std::vector<int32_t> grids = integers("image_grid_thw");
+    const std::span<const float> pixels = floats("pixel_values");
+    std::vector<TestPicture> result;
+    size_t begin = 0;
+    for (size_t i = 0; i < grids.size(); i += 3) {
+      const PatchGrid grid{grids[i], grids[i + 1], grids[i + 2]};
+      const auto count = static_cast<size_t>(grid.num_patches() * patch_features);
+      const auto part = pixels.subspan(begin, count);
+      result.push_back({grid, {part.begin(), part.end()}});
+      begin += count;
+    }
+    return result;
+  }
+
+ private:
+  MappedFile file_;
+  std::map<std::string, StoredTensor> tensors_;
+};
+
+/// Collects what a pass traces, under the names of the stage files.
+class StageRecorder {
+ public:
+  explicit StageRecorder(Backend& backend) : backend_(backend) {}
+
+  [[nodiscard]] TraceFunction trace() {
+    return [this](std::string_view name, int64_t index, const Tensor& value) {
+      record(file_name(std::string(name), index), value);
+    };
+  }
+  /// Values of the same stage follow one another: pictures, chunks.
+  void record(const std::string& name, const Tensor& value) {
+    const std::vector<float> values = download_floats(backend_, value);
+    std::vector<float>& stage = stages_[name];
+    stage.insert(stage.end(), values.begin(), values.end());
+  }
+  [[nodiscard]] const std::map<std::string, std::vector<float>>& stages() const { return stages_; }
+
+ private:
+  static std::string file_name(std::string name, int64_t index) {
+    if (index < 0) return name;
+    const std::string suffix = ".after_deepstack";
+    if (!name.ends_with(suffix)) return name + "." + std::to_string(index);
+    return name.substr(0, name.size() - suffix.size()) + "." + std::to_string(index) + suffix;
+  }
+
+  Backend& backend_;
+  std::map<std::string, std::vector<float>> stages_;
+};
+
+/// max |ours - golden| / max |golden|.
+inline double relative_error(std::span<const float> ours, std::span<const float> golden) {
+  EXPECT_EQ(ours.size(), golden.size());
+  double difference = 0;
+  double largest = 0;
+  for (size_t i = 0; i < std::min(ours.size(), golden.size()); ++i) {
+    const double d = std::abs(double{ours[i]} - double{golden[i]});
+    difference = std::isnan(d) ? INFINITY : std::max(difference, d);
+    largest = std::max(largest, std::abs(double{golden[i]}));
+  }
+  return difference / largest;
+}
+
+}  // namespace glimpse::testing
