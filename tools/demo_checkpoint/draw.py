@@ -31,7 +31,7 @@ class Artist:
         self.catalogue = scenes.Catalogue(names, [sprites.tight_boxes(pixels)], texts, text_boxes)
 
     def random_scene(self, rng, width, height):
-        return scenes.random_scene(rng, self.catalogue, width, height, styles=1)
+        return scenes.random_scene(rng, self.catalogue, width, height)
 
     def draw(self, scene):
         """The scene as an RGB image."""

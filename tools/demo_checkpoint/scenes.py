@@ -181,9 +181,9 @@ def random_text(rng, catalogue, width, height, dark):
                       width=strip, rgb=rng.choice(colors))
 
 
-def random_scene(rng, catalogue, width, height, styles=2):
+def random_scene(rng, catalogue, width, height):
     """A scene of zero to five objects that do not overlap, in about a third of the cases with a
-    word. `styles`: how many drawing styles of the pictograms may occur."""
+    word."""
     wanted = rng.choices([1, 2, 3, 4, 5, 0], [0.36, 0.24, 0.19, 0.12, 0.06, 0.03])[0]
     background = ([rng.choice(list(COLORS))] if rng.random() < 0.8
                   else rng.sample(list(COLORS), 2))
@@ -214,10 +214,10 @@ def random_scene(rng, catalogue, width, height, styles=2):
                 continue
             taken.append(box)
             used.add(catalogue.names[pictogram])
-            style = 1 if styles > 1 and rng.random() < 0.3 else 0
+            style = 1 if len(catalogue.boxes) > 1 and rng.random() < 0.3 else 0
             objects.append(PlacedObject(pictogram, style, x, y, size))
             break
     if not objects and text is None:  # nothing found room: try again
-        return random_scene(rng, catalogue, width, height, styles)
+        return random_scene(rng, catalogue, width, height)
     objects.sort(key=lambda item: item.center_x)
     return Scene(catalogue, width, height, objects, text, background, background_rgb)
