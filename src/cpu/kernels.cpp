@@ -1,0 +1,368 @@
+// Highway compiles everything between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE once per
+// instruction set; the functions at the end call the best one for this processor.
+#include "cpu/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/kernels.cpp"
+// foreach_target.h must come first.
+// clang-format off
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace glimpse::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Floats = hn::ScalableTag<float>;
+using Vector = hn::Vec<Floats>;
+
+// ---- widening ---------------------------------------------------------------------------------
+
+HWY_INLINE Vector widen(Floats, const float* p) {
+  return hn::LoadU(Floats(), p);
+}
+
+HWY_INLINE Vector widen(Floats d, const BFloat16* p) {
+  const hn::Rebind<uint16_t, Floats> d16;
+  const hn::RebindToUnsigned<Floats> d32;
+  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+}
+
+HWY_INLINE Vector widen(Floats d, const Float16* p) {
+  const hn::Rebind<uint16_t, Floats> d16;
+  const hn::RebindToUnsigned<Floats> d32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(d32, 0x8000U)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(d32, 0x7FFFU)));
+  const Vector value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112F));
+  return hn::BitCast(d, hn::Or(sign, hn::BitCast(d32, value)));
+}
+
+HWY_INLINE Vector widen(Floats d, const Float8E4M3* p) {
+  const hn::Rebind<uint8_t, Floats> d8;
+  const hn::RebindToUnsigned<Floats> d32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p)));
+  const auto sign = hn::ShiftLeft<24>(hn::And(bits, hn::Set(d32, 0x80U)));
+  const auto magnitude = hn::ShiftLeft<20>(hn::And(bits, hn::Set(d32, 0x7FU)));
+  const Vector value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p120F));
+  return hn::BitCast(d, hn::Or(sign, hn::BitCast(d32, value)));
+}
+
+template <typename W>
+void widen_any(const W* row, const float* scales, int64_t columns, float* out) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t first = 0; first < columns; first += 128) {
+    const int64_t last = std::min(first + 128, columns);
+    const float scale = scales != nullptr ? scales[first / 128] : 1.0F;
+    const Vector factor = hn::Set(d, scale);
+    int64_t k = first;
+    for (; k + lanes <= last; k += lanes)
+      hn::StoreU(hn::Mul(widen(d, row + k), factor), d, out + k);
+    for (; k < last; ++k) out[k] = to_float(row[k]) * scale;
+  }
+}
+
+void WidenF32(const float* r, const float* s, int64_t n, float* o) {
+  widen_any(r, s, n, o);
+}
+void WidenF16(const Float16* r, const float* s, int64_t n, float* o) {
+  widen_any(r, s, n, o);
+}
+void WidenBf16(const BFloat16* r, const float* s, int64_t n, float* o) {
+  widen_any(r, s, n, o);
+}
+void WidenF8(const Float8E4M3* r, const float* s, int64_t n, float* o) {
+  widen_any(r, s, n, o);
+}
+
+void Narrow(const float* row, int64_t columns, BFloat16* out) {
+  const Floats d;
+  const hn::RebindToUnsigned<Floats> d32;
+  const hn::Rebind<uint16_t, Floats> d16;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t k = 0;
+  for (; k + lanes <= columns; k += lanes) {
+    const auto bits = hn::BitCast(d32, hn::LoadU(d, row + k));
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1U));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7FFFU))));
+    hn::StoreU(hn::TruncateTo(d16, rounded), d16, reinterpret_cast<uint16_t*>(out + k));
+  }
+  for (; k < columns; ++k) out[k] = to_bfloat16(row[k]);
+}
+
+// ---- products ---------------------------------------------------------------------------------
+
+// kX x kW dot products side by side: each loaded vector is used kX or kW times.
+template <int kX, int kW>
+HWY_INLINE void tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride,
+                     int64_t columns, float* sums, int64_t sums_stride) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  Vector acc[kX][kW];
+  for (int i = 0; i < kX; ++i) {
+    for (int j = 0; j < kW; ++j) acc[i][j] = hn::Zero(d);
+  }
+  int64_t k = 0;
+  for (; k + lanes <= columns; k += lanes) {
+    Vector b[kW];
+    for (int j = 0; j < kW; ++j) b[j] = hn::LoadU(d, w + j * w_stride + k);
+    for (int i = 0; i < kX; ++i) {
+      const Vector a = hn::LoadU(d, x + i * x_stride + k);
+      for (int j = 0; j < kW; ++j) acc[i][j] = hn::MulAdd(a, b[j], acc[i][j]);
+    }
+  }
+  for (int i = 0; i < kX; ++i) {
+    for (int j = 0; j < kW; ++j) {
+      float sum = hn::GetLane(hn::SumOfLanes(d, acc[i][j]));
+      for (int64_t tail = k; tail < columns; ++tail) {
+        sum += x[i * x_stride + tail] * w[j * w_stride + tail];
+      }
+      sums[i * sums_stride + j] = sum;
+    }
+  }
+}
+
+template <int kX>
+HWY_INLINE void tile_row(const float* x, int64_t x_stride, const float* w, int64_t w_stride,
+                         int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
+  constexpr int kW = HWY_TARGET <= HWY_AVX3 ? 6 : 3;  // 32 vector registers, or 16
+  int64_t n = 0;
+  for (; n + kW <= num_w; n += kW) {
+    tile<kX, kW>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+  }
+  for (; n < num_w; ++n) {
+    tile<kX, 1>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+  }
+}
+
+void MultiplyF32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
+                 int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
+  int64_t t = 0;
+  for (; t + 4 <= num_x; t += 4) {
+    tile_row<4>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
+                sums_stride);
+  }
+  for (; t < num_x; ++t) {
+    tile_row<1>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
+                sums_stride);
+  }
+}
+
+float Dot(const float* x, const float* y, int64_t count) {
+  float sum = 0;
+  tile<1, 1>(x, 0, y, 0, count, &sum, 0);
+  return sum;
+}
+
+void AddScaled(const float* x, float weight, int64_t count, float* sums) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const Vector factor = hn::Set(d, weight);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, x + i), factor, hn::LoadU(d, sums + i)), d, sums + i);
+  }
+  for (; i < count; ++i) sums[i] += weight * x[i];
+}
+
+// ---- elementwise ------------------------------------------------------------------------------
+
+void Softmax(float* scores, int64_t count, int64_t padded, float scale) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  Vector largest_lanes = hn::Set(d, scores[0]);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    largest_lanes = hn::Max(largest_lanes, hn::LoadU(d, scores + i));
+  }
+  float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
+  for (; i < count; ++i) largest = std::max(largest, scores[i]);
+  Vector sum_lanes = hn::Zero(d);
+  const Vector factor = hn::Set(d, scale);
+  const Vector shift = hn::Set(d, largest);
+  for (i = 0; i + lanes <= count; i += lanes) {
+    const Vector e = hn::Exp(d, hn::Mul(hn::Sub(hn::LoadU(d, scores + i), shift), factor));
+    sum_lanes = hn::Add(sum_lanes, e);
+    hn::StoreU(e, d, scores + i);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, sum_lanes));
+  for (; i < count; ++i) {
+    scores[i] = std::exp((scores[i] - largest) * scale);
+    sum += scores[i];
+  }
+  const float inverse = 1.0F / sum;
+  const Vector inverse_lanes = hn::Set(d, inverse);
+  for (i = 0; i + lanes <= count; i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), inverse_lanes), d, scores + i);
+  }
+  for (; i < count; ++i) scores[i] *= inverse;
+  for (; i < padded; ++i) scores[i] = 0;
+}
+
+HWY_INLINE Vector sigmoid(Floats d, Vector x) {
+  const Vector one = hn::Set(d, 1.0F);
+  // Beyond 88 the exponential leaves float (and the range that Exp() is good for); 1 / e^88 is 0 to
+  // every product it enters.
+  const Vector e = hn::Exp(d, hn::Min(hn::Neg(x), hn::Set(d, 88.0F)));
+  return hn::Div(one, hn::Add(one, e));
+}
+
+void SiluMul(const float* gate, const float* up, int64_t count, float* out) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const Vector g = hn::LoadU(d, gate + i);
+    hn::StoreU(hn::Mul(hn::Mul(g, sigmoid(d, g)), hn::LoadU(d, up + i)), d, out + i);
+  }
+  for (; i < count; ++i) out[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
+}
+
+void GeluTanh(float* x, int64_t count) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  // 0.5 (1 + tanh(y)) is the logistic function of 2 y.
+  constexpr float kTwoSqrtTwoOverPi = 2 * 0.7978845608F;
+  const Vector cubic = hn::Set(d, 0.044715F);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const Vector v = hn::LoadU(d, x + i);
+    const Vector inner = hn::MulAdd(hn::Mul(cubic, v), hn::Mul(v, v), v);
+    hn::StoreU(hn::Mul(v, sigmoid(d, hn::Mul(hn::Set(d, kTwoSqrtTwoOverPi), inner))), d, x + i);
+  }
+  for (; i < count; ++i) {
+    const float y = kTwoSqrtTwoOverPi * (x[i] + 0.044715F * x[i] * x[i] * x[i]);
+    x[i] = x[i] / (1.0F + std::exp(-y));
+  }
+}
+
+void RmsNorm(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float mean = Dot(x, x, count) / static_cast<float>(count);
+  const float factor = 1.0F / std::sqrt(mean + epsilon);
+  const Vector factors = hn::Set(d, factor);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const Vector scaled = hn::Mul(hn::LoadU(d, x + i), factors);
+    hn::StoreU(hn::Mul(scaled, hn::LoadU(d, weight + i)), d, out + i);
+  }
+  for (; i < count; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, int64_t count,
+               float* out) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  Vector sums = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) sums = hn::Add(sums, hn::LoadU(d, x + i));
+  float sum = hn::GetLane(hn::SumOfLanes(d, sums));
+  for (; i < count; ++i) sum += x[i];
+  const float mean = sum / static_cast<float>(count);
+  const Vector means = hn::Set(d, mean);
+  sums = hn::Zero(d);
+  for (i = 0; i + lanes <= count; i += lanes) {
+    const Vector difference = hn::Sub(hn::LoadU(d, x + i), means);
+    sums = hn::MulAdd(difference, difference, sums);
+  }
+  float squares = hn::GetLane(hn::SumOfLanes(d, sums));
+  for (; i < count; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0F / std::sqrt(squares / static_cast<float>(count) + epsilon);
+  const Vector factors = hn::Set(d, factor);
+  for (i = 0; i + lanes <= count; i += lanes) {
+    const Vector scaled = hn::Mul(hn::Sub(hn::LoadU(d, x + i), means), factors);
+    hn::StoreU(hn::MulAdd(scaled, hn::LoadU(d, weight + i), hn::LoadU(d, bias + i)), d, out + i);
+  }
+  for (; i < count; ++i) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+}
+
+const char* Target() {
+  return hwy::TargetName(HWY_TARGET);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace glimpse::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace glimpse::cpu {
+
+HWY_EXPORT(WidenF32);
+HWY_EXPORT(WidenF16);
+HWY_EXPORT(WidenBf16);
+HWY_EXPORT(WidenF8);
+HWY_EXPORT(Narrow);
+HWY_EXPORT(MultiplyF32);
+HWY_EXPORT(Dot);
+HWY_EXPORT(AddScaled);
+HWY_EXPORT(Softmax);
+HWY_EXPORT(SiluMul);
+HWY_EXPORT(GeluTanh);
+HWY_EXPORT(RmsNorm);
+HWY_EXPORT(LayerNorm);
+HWY_EXPORT(Target);
+
+const char* instruction_set() {
+  return HWY_DYNAMIC_DISPATCH(Target)();
+}
+
+void widen_row(const float* row, const float* scales, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(WidenF32)(row, scales, columns, out);
+}
+void widen_row(const Float16* row, const float* scales, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(WidenF16)(row, scales, columns, out);
+}
+void widen_row(const BFloat16* row, const float* scales, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(WidenBf16)(row, scales, columns, out);
+}
+void widen_row(const Float8E4M3* row, const float* scales, int64_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(WidenF8)(row, scales, columns, out);
+}
+void narrow_row(const float* row, int64_t columns, BFloat16* out) {
+  HWY_DYNAMIC_DISPATCH(Narrow)(row, columns, out);
+}
+void multiply_f32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
+                  int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
+  HWY_DYNAMIC_DISPATCH(MultiplyF32)
+  (x, x_stride, num_x, w, w_stride, num_w, columns, sums, sums_stride);
+}
+void softmax(float* scores, int64_t count, int64_t padded, float scale) {
+  HWY_DYNAMIC_DISPATCH(Softmax)(scores, count, padded, scale);
+}
+void add_scaled(const float* x, float weight, int64_t count, float* sums) {
+  HWY_DYNAMIC_DISPATCH(AddScaled)(x, weight, count, sums);
+}
+float dot(const float* x, const float* y, int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(Dot)(x, y, count);
+}
+void silu_mul(const float* gate, const float* up, int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(SiluMul)(gate, up, count, out);
+}
+void gelu_tanh(float* x, int64_t count) {
+  HWY_DYNAMIC_DISPATCH(GeluTanh)(x, count);
+}
+void rms_norm(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, weight, epsilon, count, out);
+}
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon,
+                int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(LayerNorm)(x, weight, bias, epsilon, count, out);
+}
+
+void gelu_erf(float* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    x[i] = 0.5F * x[i] * (1.0F + std::erf(x[i] * 0.70710678118F));
+  }
+}
+
+}  // namespace glimpse::cpu
+#endif  // HWY_ONCE

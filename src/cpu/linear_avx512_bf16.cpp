@@ -1,0 +1,253 @@
+// Products of bf16 with vdpbf16ps: 32 multiplications and additions an instruction. The one file
+// with intrinsics: Highway 1.0.3 does not know the instruction. Its functions carry the target
+// themselves, so the rest of the program runs on any processor.
+#include "cpu/kernels.h"
+
+#if defined(__x86_64__)
+// GCC 12 takes the deliberately undefined vectors inside its own intrinsics for mistakes of ours.
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+
+#define GLIMPSE_TARGET_BF16 \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16")))
+
+namespace glimpse::cpu {
+namespace {
+
+GLIMPSE_TARGET_BF16 inline __m512bh load_pairs(const void* p) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+}
+
+GLIMPSE_TARGET_BF16 inline __m512bh load_pairs(const BFloat16* p, int64_t count) {
+  const __mmask32 mask = count >= 32 ? 0xFFFFFFFFU : (1U << count) - 1U;
+  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, p));
+}
+
+template <int kX, int kW>
+GLIMPSE_TARGET_BF16 inline void tile(const BFloat16* x, int64_t x_stride, const BFloat16* w,
+                                     int64_t w_stride, int64_t columns, float* sums,
+                                     int64_t sums_stride) {
+  __m512 acc[kX][kW];
+#pragma GCC unroll 8
+  for (int i = 0; i < kX; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_setzero_ps();
+  }
+  int64_t k = 0;
+  for (; k + 32 <= columns; k += 32) {
+    __m512bh b[kW];
+#pragma GCC unroll 8
+    for (int j = 0; j < kW; ++j) b[j] = load_pairs(w + j * w_stride + k);
+#pragma GCC unroll 8
+    for (int i = 0; i < kX; ++i) {
+      const __m512bh a = load_pairs(x + i * x_stride + k);
+#pragma GCC unroll 8
+      for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
+    }
+  }
+  if (k < columns) {
+    const int64_t left = columns - k;
+    __m512bh b[kW];
+#pragma GCC unroll 8
+    for (int j = 0; j < kW; ++j) b[j] = load_pairs(w + j * w_stride + k, left);
+#pragma GCC unroll 8
+    for (int i = 0; i < kX; ++i) {
+      const __m512bh a = load_pairs(x + i * x_stride + k, left);
+#pragma GCC unroll 8
+      for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kX; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kW; ++j) sums[i * sums_stride + j] = _mm512_reduce_add_ps(acc[i][j]);
+  }
+}
+
+template <int kX>
+GLIMPSE_TARGET_BF16 void tile_row(const BFloat16* x, int64_t x_stride, const BFloat16* w,
+                                  int64_t w_stride, int64_t num_w, int64_t columns, float* sums,
+                                  int64_t sums_stride) {
+  int64_t n = 0;
+  for (; n + 6 <= num_w; n += 6) {
+    tile<kX, 6>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+  }
+  for (; n < num_w; ++n) {
+    tile<kX, 1>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+  }
+}
+
+// High and low byte of the bf16 that equals each e4m3 magnitude: exact, subnormals included.
+struct Fp8Tables {
+  alignas(64) std::array<uint8_t, 128> high;
+  alignas(64) std::array<uint8_t, 128> low;
+};
+
+constexpr Fp8Tables make_tables() {
+  Fp8Tables tables{};
+  for (int code = 0; code < 128; ++code) {
+    const uint16_t bits = to_bfloat16(to_float(Float8E4M3{static_cast<uint8_t>(code)})).bits;
+    tables.high[static_cast<size_t>(code)] = static_cast<uint8_t>(bits >> 8);
+    tables.low[static_cast<size_t>(code)] = static_cast<uint8_t>(bits & 0xFF);
+  }
+  return tables;
+}
+
+constexpr Fp8Tables kTables = make_tables();
+
+// 64 codes as two vectors of bf16. Unpacking works inside 128-bit lanes, so columns 0-7, 16-23,
+// 32-39, 48-55 come first: interleave_for_fp8() puts the activations in the same order.
+struct Fp8Unpacker {
+  __m512i high0, high1, low0, low1;
+
+  GLIMPSE_TARGET_BF16 Fp8Unpacker()
+      : high0(_mm512_load_si512(kTables.high.data())),
+        high1(_mm512_load_si512(kTables.high.data() + 64)),
+        low0(_mm512_load_si512(kTables.low.data())),
+        low1(_mm512_load_si512(kTables.low.data() + 64)) {}
+
+  GLIMPSE_TARGET_BF16 inline void unpack(__m512i codes, __m512i& first, __m512i& second) const {
+    // vpermi2b looks at seven bits of the index: the sign does not disturb it.
+    const __m512i low = _mm512_permutex2var_epi8(low0, codes, low1);
+    const __m512i magnitude = _mm512_permutex2var_epi8(high0, codes, high1);
+    // high = magnitude | (codes & 0x80)
+    const __m512i high = _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(-128), 0xF8);
+    first = _mm512_unpacklo_epi8(low, high);
+    second = _mm512_unpackhi_epi8(low, high);
+  }
+};
+
+template <int kX>
+GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Float8E4M3* w,
+                                 const float* scales, int64_t columns, float* sums) {
+  const Fp8Unpacker unpacker;
+  __m512 total[kX];
+#pragma GCC unroll 4
+  for (int t = 0; t < kX; ++t) total[t] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < columns; k += 128) {
+    __m512 block[kX];
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) block[t] = _mm512_setzero_ps();
+    const int64_t last = std::min(k + 128, columns);
+    for (int64_t c = k; c < last; c += 64) {
+      const int64_t left = columns - c;
+      const __m512i codes = left >= 64 ? _mm512_loadu_si512(w + c)
+                                       : _mm512_maskz_loadu_epi8((uint64_t{1} << left) - 1, w + c);
+      _mm_prefetch(reinterpret_cast<const char*>(w + c) + 1024, _MM_HINT_T0);
+      __m512i first;
+      __m512i second;
+      unpacker.unpack(codes, first, second);
+#pragma GCC unroll 4
+      for (int t = 0; t < kX; ++t) {
+        const BFloat16* row = x + t * x_stride + c;
+        block[t] = _mm512_dpbf16_ps(block[t], reinterpret_cast<__m512bh>(first), load_pairs(row));
+        block[t] =
+            _mm512_dpbf16_ps(block[t], reinterpret_cast<__m512bh>(second), load_pairs(row + 32));
+      }
+    }
+    const __m512 scale = _mm512_set1_ps(scales[k / 128]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) total[t] = _mm512_fmadd_ps(block[t], scale, total[t]);
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < kX; ++t) sums[t] = _mm512_reduce_add_ps(total[t]);
+}
+
+}  // namespace
+
+bool has_bf16_dot() {
+  static const bool has = __builtin_cpu_supports("avx512bf16") &&
+                          __builtin_cpu_supports("avx512vbmi") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+GLIMPSE_TARGET_BF16 void multiply_bf16(const BFloat16* x, int64_t x_stride, int64_t num_x,
+                                       const BFloat16* w, int64_t w_stride, int64_t num_w,
+                                       int64_t columns, float* sums, int64_t sums_stride) {
+  int64_t t = 0;
+  for (; t + 4 <= num_x; t += 4) {
+    tile_row<4>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
+                sums_stride);
+  }
+  for (; t < num_x; ++t) {
+    tile_row<1>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
+                sums_stride);
+  }
+}
+
+void multiply_fp8_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const Float8E4M3* w,
+                      const float* scales, int64_t columns, float* sums) {
+  switch (num_x) {
+    case 1:
+      return fp8_row<1>(x, x_stride, w, scales, columns, sums);
+    case 2:
+      return fp8_row<2>(x, x_stride, w, scales, columns, sums);
+    case 3:
+      return fp8_row<3>(x, x_stride, w, scales, columns, sums);
+    default:
+      return fp8_row<4>(x, x_stride, w, scales, columns, sums);
+  }
+}
+
+void interleave_for_fp8(const BFloat16* x, int64_t columns, BFloat16* out) {
+  const int64_t padded = (columns + 63) / 64 * 64;
+  for (int64_t position = 0; position < padded; ++position) {
+    const int64_t in_group = position % 64;
+    const int64_t half = in_group / 32;  // unpacklo, then unpackhi
+    const int64_t column = position - in_group + in_group % 32 / 8 * 16 + half * 8 + in_group % 8;
+    out[position] = column < columns ? x[column] : BFloat16{0};
+  }
+}
+
+GLIMPSE_TARGET_BF16 void widen_fp8_row(const Float8E4M3* row, const float* scales, int64_t columns,
+                                       BFloat16* out) {
+  for (int64_t k = 0; k < columns; k += 16) {
+    const int64_t left = columns - k;
+    const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1U << left) - 1U);
+    const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, row + k));
+    const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)), 24);
+    const __m512i magnitude =
+        _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x7F)), 20);
+    const __m512 value = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(0x1p120F));
+    const __m512 factor = _mm512_castsi512_ps(
+        _mm512_or_si512(sign, _mm512_castps_si512(_mm512_set1_ps(scales[k / 128]))));
+    const __m256bh narrow = _mm512_cvtneps_pbh(_mm512_mul_ps(value, factor));
+    _mm256_mask_storeu_epi16(out + k, mask, reinterpret_cast<__m256i>(narrow));
+  }
+}
+
+}  // namespace glimpse::cpu
+
+#else
+
+#include "base/check.h"
+
+namespace glimpse::cpu {
+
+bool has_bf16_dot() {
+  return false;
+}
+void multiply_bf16(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, int64_t,
+                   float*, int64_t) {
+  check(false, "this processor has no bf16 products");
+}
+void multiply_fp8_row(const BFloat16*, int64_t, int64_t, const Float8E4M3*, const float*, int64_t,
+                      float*) {
+  check(false, "this processor has no bf16 products");
+}
+void interleave_for_fp8(const BFloat16*, int64_t, BFloat16*) {
+  check(false, "this processor has no bf16 products");
+}
+void widen_fp8_row(const Float8E4M3*, const float*, int64_t, BFloat16*) {
+  check(false, "this processor has no bf16 products");
+}
+
+}  // namespace glimpse::cpu
+#endif
