@@ -1,6 +1,7 @@
 #include "text/bpe.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <queue>
@@ -31,9 +32,23 @@ uint32_t hash_bytes(std::string_view bytes) {
   return static_cast<uint32_t>(mix(mix(hash ^ tail)));
 }
 
-uint64_t pair_key(TokenId left, TokenId right) {
-  return (uint64_t{static_cast<uint32_t>(left)} << 32) | static_cast<uint32_t>(right);
+uint32_t hash_pair(TokenId left, TokenId right) {
+  const uint64_t key = (uint64_t{static_cast<uint32_t>(left)} << 32) | static_cast<uint32_t>(right);
+  return static_cast<uint32_t>(mix(mix(key)));
 }
+
+/// A slot of either hash table: 22 bits of index plus one and 10 bits of hash, so that a table of
+/// 150,000 entries is one megabyte and stays in the second-level cache while it is filled, and a
+/// lookup in vain seldom touches an entry. Zero is empty. Tables are open-addressed, a power of two
+/// in size and at most three quarters full.
+struct TaggedIndex {
+  static constexpr uint32_t kTagMask = 0xFFC00000U;
+  static uint32_t make(uint32_t hash, uint32_t index) { return (hash & kTagMask) | (index + 1); }
+  static bool same_tag(uint32_t slot, uint32_t hash) { return ((slot ^ hash) & kTagMask) == 0; }
+  static uint32_t index(uint32_t slot) { return (slot & ~kTagMask) - 1; }
+};
+
+size_t slots_for(size_t entries) { return std::bit_ceil(std::max<size_t>(16, entries * 4 / 3 + 1)); }
 
 /// For pieces of a word's length: looks at every pair again after each merge.
 void merge_short(const MergeTable& merges, std::vector<TokenId>& symbols) {
@@ -108,65 +123,109 @@ void merge_long(const MergeTable& merges, std::vector<TokenId>& symbols) {
 void Vocabulary::reserve(size_t entries, size_t bytes) {
   arena_.reserve(arena_.size() + bytes);
   spans_.reserve(spans_.size() + entries);
-  rehash(std::bit_ceil(std::max<size_t>(16, 2 * (count_ + entries))));
+  grow(slots_for(count_ + entries));
 }
 
-void Vocabulary::rehash(size_t slots) {
+void Vocabulary::grow(size_t slots) {
   if (slots <= slots_.size()) return;
-  std::vector<Slot> old(slots);
+  std::vector<uint32_t> old(slots);
   old.swap(slots_);
-  for (const Slot& slot : old) {
-    if (slot.id < 0) continue;
-    size_t at = slot.hash & (slots - 1);
-    while (slots_[at].id >= 0) at = (at + 1) & (slots - 1);
+  for (const uint32_t slot : old) {
+    if (slot == 0) continue;
+    const uint32_t hash = hash_bytes(bytes(static_cast<TokenId>(TaggedIndex::index(slot))));
+    size_t at = hash & (slots - 1);
+    while (slots_[at] != 0) at = (at + 1) & (slots - 1);
     slots_[at] = slot;
   }
 }
 
+size_t Vocabulary::find_slot(std::string_view bytes, uint32_t hash) const {
+  const size_t mask = slots_.size() - 1;
+  size_t at = hash & mask;
+  for (; slots_[at] != 0; at = (at + 1) & mask) {
+    if (!TaggedIndex::same_tag(slots_[at], hash)) continue;
+    if (this->bytes(static_cast<TokenId>(TaggedIndex::index(slots_[at]))) == bytes) break;
+  }
+  return at;
+}
+
 Vocabulary::Added Vocabulary::add(std::string_view bytes, TokenId id) {
   check(id >= 0 && id <= kMaxId, "a token id is within the vocabulary's limit");
-  if (2 * (count_ + 1) > slots_.size()) rehash(std::max<size_t>(16, 2 * slots_.size()));
+  grow(slots_for(count_ + 1));
   const uint32_t hash = hash_bytes(bytes);
-  size_t at = hash & (slots_.size() - 1);
-  for (; slots_[at].id >= 0; at = (at + 1) & (slots_.size() - 1)) {
-    if (slots_[at].hash == hash && this->bytes(slots_[at].id) == bytes) return Added::duplicate_text;
-  }
+  const size_t slot = find_slot(bytes, hash);
+  if (slots_[slot] != 0) return Added::duplicate_text;
   const auto index = static_cast<size_t>(id);
   if (index >= spans_.size()) spans_.resize(index + 1);
   if (spans_[index].length != 0) return Added::duplicate_id;
   spans_[index] = {static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(bytes.size())};
   arena_.append(bytes);
-  slots_[at] = {hash, id};
+  slots_[slot] = TaggedIndex::make(hash, static_cast<uint32_t>(id));
   ++count_;
   return Added::ok;
 }
 
 TokenId Vocabulary::find(std::string_view bytes) const {
   if (slots_.empty()) return -1;
-  const uint32_t hash = hash_bytes(bytes);
-  for (size_t at = hash & (slots_.size() - 1); slots_[at].id >= 0;
-       at = (at + 1) & (slots_.size() - 1)) {
-    if (slots_[at].hash == hash && this->bytes(slots_[at].id) == bytes) return slots_[at].id;
-  }
-  return -1;
+  const uint32_t slot = slots_[find_slot(bytes, hash_bytes(bytes))];
+  return slot == 0 ? -1 : static_cast<TokenId>(TaggedIndex::index(slot));
 }
 
-MergeTable::MergeTable(size_t merges) : slots_(std::bit_ceil(2 * merges + 2)) {}
+void Vocabulary::find_batch(std::span<const std::string_view> texts, std::span<TokenId> ids) const {
+  check(texts.size() <= kBatch && ids.size() == texts.size() && !slots_.empty(),
+        "a batch fits its buffers");
+  std::array<uint32_t, kBatch> hashes{};
+  for (size_t i = 0; i < texts.size(); ++i) {
+    hashes[i] = hash_bytes(texts[i]);
+    __builtin_prefetch(&slots_[hashes[i] & (slots_.size() - 1)]);
+  }
+  const auto likely_id = [&](size_t i) {
+    const uint32_t slot = slots_[hashes[i] & (slots_.size() - 1)];
+    return slot == 0 ? size_t{0} : size_t{TaggedIndex::index(slot)};
+  };
+  for (size_t i = 0; i < texts.size(); ++i) __builtin_prefetch(&spans_[likely_id(i)]);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    __builtin_prefetch(arena_.data() + spans_[likely_id(i)].begin);
+  }
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const uint32_t slot = slots_[find_slot(texts[i], hashes[i])];
+    ids[i] = slot == 0 ? -1 : static_cast<TokenId>(TaggedIndex::index(slot));
+  }
+}
 
-size_t MergeTable::slot_of(uint64_t key) const {
+MergeTable::MergeTable(size_t merges) : slots_(slots_for(merges)) {
+  check(merges <= kMaxMerges, "a rank fits its slot");
+  entries_.reserve(merges);
+}
+
+size_t MergeTable::find_slot(TokenId left, TokenId right, uint32_t hash) const {
   const size_t mask = slots_.size() - 1;
-  size_t at = mix(mix(key)) & mask;
-  while (slots_[at].key != key && slots_[at].key != UINT64_MAX) at = (at + 1) & mask;
+  size_t at = hash & mask;
+  for (; slots_[at] != 0; at = (at + 1) & mask) {
+    if (!TaggedIndex::same_tag(slots_[at], hash)) continue;
+    const Entry& entry = entries_[TaggedIndex::index(slots_[at])];
+    if (entry.left == left && entry.right == right) break;
+  }
   return at;
 }
 
-void MergeTable::add(TokenId left, TokenId right, Merge merge) {
-  const uint64_t key = pair_key(left, right);
-  slots_[slot_of(key)] = {key, merge};
+void MergeTable::prefetch(TokenId left, TokenId right) const {
+  __builtin_prefetch(&slots_[hash_pair(left, right) & (slots_.size() - 1)]);
+}
+
+void MergeTable::add(TokenId left, TokenId right, TokenId result) {
+  check(entries_.size() < entries_.capacity(), "no more merges than announced");
+  const uint32_t hash = hash_pair(left, right);
+  slots_[find_slot(left, right, hash)] =
+      TaggedIndex::make(hash, static_cast<uint32_t>(entries_.size()));
+  entries_.push_back({left, right, result});
 }
 
 MergeTable::Merge MergeTable::find(TokenId left, TokenId right) const {
-  return slots_[slot_of(pair_key(left, right))].merge;
+  const uint32_t slot = slots_[find_slot(left, right, hash_pair(left, right))];
+  if (slot == 0) return {};
+  const uint32_t rank = TaggedIndex::index(slot);
+  return {rank, entries_[rank].result};
 }
 
 void merge_symbols(const MergeTable& merges, std::vector<TokenId>& symbols) {

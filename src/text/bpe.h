@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,9 @@ class Vocabulary {
 
   /// -1 when there is none.
   [[nodiscard]] TokenId find(std::string_view bytes) const;
+  /// find() of a batch of at most kBatch, with the cache misses of all under way at once.
+  static constexpr size_t kBatch = 64;
+  void find_batch(std::span<const std::string_view> texts, std::span<TokenId> ids) const;
   /// Empty for an unknown id.
   [[nodiscard]] std::string_view bytes(TokenId id) const {
     if (id < 0 || id >= size()) return {};
@@ -38,15 +42,12 @@ class Vocabulary {
     uint32_t begin = 0;
     uint32_t length = 0;
   };
-  struct Slot {
-    uint32_t hash = 0;
-    TokenId id = -1;
-  };
-  void rehash(size_t slots);
+  [[nodiscard]] size_t find_slot(std::string_view bytes, uint32_t hash) const;
+  void grow(size_t slots);
 
   std::string arena_;
-  std::vector<Span> spans_;  // [size]
-  std::vector<Slot> slots_;  // open addressing, a power of two, at most half full
+  std::vector<Span> spans_;     // [size]
+  std::vector<uint32_t> slots_;  // tagged ids, see TaggedIndex in bpe.cpp
   size_t count_ = 0;
 };
 
@@ -58,19 +59,27 @@ class MergeTable {
     TokenId result = -1;
   };
 
+  static constexpr size_t kMaxMerges = (1 << 22) - 1;
+
+  /// Room for `merges`, at most kMaxMerges.
   explicit MergeTable(size_t merges = 0);
-  /// At most as many as the constructor was told. A repeated pair takes the later rank.
-  void add(TokenId left, TokenId right, Merge merge);
+  /// Adds the merge of the next rank, at most as many as the constructor was told. A repeated pair
+  /// takes the later rank.
+  void add(TokenId left, TokenId right, TokenId result);
   [[nodiscard]] Merge find(TokenId left, TokenId right) const;
+  /// Starts fetching what add() or find() of this pair will touch.
+  void prefetch(TokenId left, TokenId right) const;
 
  private:
-  struct Slot {
-    uint64_t key = UINT64_MAX;
-    Merge merge;
+  struct Entry {
+    TokenId left;
+    TokenId right;
+    TokenId result;
   };
-  [[nodiscard]] size_t slot_of(uint64_t key) const;
+  [[nodiscard]] size_t find_slot(TokenId left, TokenId right, uint32_t hash) const;
 
-  std::vector<Slot> slots_;  // open addressing, a power of two, at most half full
+  std::vector<Entry> entries_;   // [merges], by rank
+  std::vector<uint32_t> slots_;  // tagged ranks, see TaggedIndex in bpe.cpp
 };
 
 /// Replaces `symbols` (one token per byte) by what merging gives: lowest rank first, leftmost first

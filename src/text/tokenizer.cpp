@@ -119,12 +119,16 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::Tokenizer(const std::filesystem::path& path) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
-  *this = from_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  // The last page of a mapping can be read to its end, whatever the system's page size is.
+  constexpr size_t kSmallestPage = 4096;
+  const size_t readable_beyond = (kSmallestPage - bytes.size() % kSmallestPage) % kSmallestPage;
+  data_ = std::make_unique<Data>(read_tokenizer_file(
+      {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, readable_beyond));
 }
 
 Tokenizer Tokenizer::from_json(std::string_view json) {
   Tokenizer tokenizer;
-  tokenizer.data_ = std::make_unique<Data>(read_tokenizer_file(json));
+  tokenizer.data_ = std::make_unique<Data>(read_tokenizer_file(json, 0));
   return tokenizer;
 }
 

@@ -180,40 +180,87 @@ MergeHalves halves(dom::element merge) {
   }
   MergeHalves result;
   dom::array pair;
-  if (merge.get(pair) != simdjson::SUCCESS || pair.size() != 2 ||
-      pair.at(0).get(result.left) != simdjson::SUCCESS ||
-      pair.at(1).get(result.right) != simdjson::SUCCESS) {
-    malformed("a merge is neither \"a b\" nor [\"a\", \"b\"]");
+  if (merge.get(pair) == simdjson::SUCCESS && pair.size() == 2) {
+    auto half = pair.begin();
+    if ((*half).get(result.left) == simdjson::SUCCESS &&
+        (*++half).get(result.right) == simdjson::SUCCESS) {
+      return result;
+    }
   }
-  return result;
+  malformed("a merge is neither \"a b\" nor [\"a\", \"b\"]");
 }
 
-MergeTable read_merges(dom::array list, const Vocabulary& vocabulary) {
-  // dom::array::size() saturates at 2^24 - 1, which no 11 MB list reaches.
-  size_t count = 0;
-  for ([[maybe_unused]] const dom::element merge : list) ++count;
-  MergeTable merges(count);
-  std::string bytes;
-  TokenId guess = -1;  // the result of the last merge plus one: nearly always the next result
-  uint32_t rank = 0;
-  for (const dom::element merge : list) {
-    const MergeHalves spelt = halves(merge);
-    bytes.clear();
-    bool ok = append_byte_level(spelt.left, bytes);
-    const size_t left_size = bytes.size();
-    ok = append_byte_level(spelt.right, bytes) && ok;
-    const std::string_view whole = bytes;
-    const TokenId left = ok ? vocabulary.find(whole.substr(0, left_size)) : -1;
-    const TokenId right = ok ? vocabulary.find(whole.substr(left_size)) : -1;
-    TokenId result = guess;
-    if (whole.empty() || vocabulary.bytes(result) != whole) result = ok ? vocabulary.find(whole) : -1;
-    if (left < 0 || right < 0 || result < 0) {
-      malformed(fmt::format("merge \"{} {}\" names a token that the vocabulary lacks", spelt.left,
-                            spelt.right));
-    }
-    merges.add(left, right, {rank++, result});
-    guess = result + 1;
+/// Resolves merges a batch at a time.
+class MergeReader {
+ public:
+  MergeReader(const Vocabulary& vocabulary, MergeTable& merges)
+      : vocabulary_(vocabulary), merges_(merges) {}
+
+  void push(MergeHalves spelt) {
+    Pending& pending = pending_[count_++];
+    pending = {spelt, bytes_.size(), 0, 0};
+    bool ok = append_byte_level(spelt.left, bytes_);
+    pending.middle = bytes_.size();
+    ok = append_byte_level(spelt.right, bytes_) && ok;
+    pending.end = bytes_.size();
+    if (!ok) fail(spelt);
+    if (count_ == pending_.size()) flush();
   }
+
+  void flush() {
+    std::array<std::string_view, Vocabulary::kBatch> texts;
+    std::array<TokenId, Vocabulary::kBatch> ids{};
+    const std::string_view bytes = bytes_;
+    for (size_t i = 0; i < count_; ++i) {
+      const Pending& merge = pending_[i];
+      texts[2 * i] = bytes.substr(merge.begin, merge.middle - merge.begin);
+      texts[2 * i + 1] = bytes.substr(merge.middle, merge.end - merge.middle);
+    }
+    vocabulary_.find_batch(std::span(texts).first(2 * count_), std::span(ids).first(2 * count_));
+    for (size_t i = 0; i < count_; ++i) merges_.prefetch(ids[2 * i], ids[2 * i + 1]);
+    for (size_t i = 0; i < count_; ++i) {
+      const Pending& merge = pending_[i];
+      const std::string_view whole = bytes.substr(merge.begin, merge.end - merge.begin);
+      TokenId result = guess_;
+      if (whole.empty() || vocabulary_.bytes(result) != whole) result = vocabulary_.find(whole);
+      if (ids[2 * i] < 0 || ids[2 * i + 1] < 0 || result < 0) fail(merge.spelt);
+      merges_.add(ids[2 * i], ids[2 * i + 1], result);
+      guess_ = result + 1;
+    }
+    count_ = 0;
+    bytes_.clear();
+  }
+
+ private:
+  struct Pending {
+    MergeHalves spelt;
+    size_t begin = 0;   // in bytes_
+    size_t middle = 0;
+    size_t end = 0;
+  };
+
+  [[noreturn]] static void fail(MergeHalves spelt) {
+    malformed(fmt::format("merge \"{} {}\" names a token that the vocabulary lacks", spelt.left,
+                          spelt.right));
+  }
+
+  const Vocabulary& vocabulary_;
+  MergeTable& merges_;
+  std::array<Pending, Vocabulary::kBatch / 2> pending_;
+  size_t count_ = 0;
+  std::string bytes_;
+  TokenId guess_ = -1;  // the last result plus one: nearly always the next result
+};
+
+MergeTable read_merges(dom::array list, const Vocabulary& vocabulary) {
+  if (list.size() > MergeTable::kMaxMerges) {
+    refuse(fmt::format("a list of more than {} merges", MergeTable::kMaxMerges));
+  }
+  if (list.size() > 0 && vocabulary.size() == 0) malformed("merges without a vocabulary");
+  MergeTable merges(list.size());
+  MergeReader reader(vocabulary, merges);
+  for (const dom::element merge : list) reader.push(halves(merge));
+  reader.flush();
   return merges;
 }
 
@@ -284,11 +331,12 @@ bool append_byte_level(std::string_view spelling, std::string& bytes) {
   return true;
 }
 
-TokenizerFile read_tokenizer_file(std::string_view json) {
+TokenizerFile read_tokenizer_file(std::string_view json, size_t readable_beyond) {
   dom::parser parser;
   dom::object root;
-  const simdjson::padded_string padded(json);
-  if (const auto error = parser.parse(padded).get(root); error != simdjson::SUCCESS) {
+  const bool must_copy = readable_beyond < simdjson::SIMDJSON_PADDING;
+  const auto error = parser.parse(json.data(), json.size(), must_copy).get(root);
+  if (error != simdjson::SUCCESS) {
     malformed(fmt::format("not a JSON object: {}", simdjson::error_message(error)));
   }
   TokenizerFile file;
