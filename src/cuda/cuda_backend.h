@@ -9,10 +9,16 @@
 
 namespace glimpse {
 
+struct CudaOptions {
+  /// The plain kernels alone: the oracle of the others.
+  bool plain_kernels_only = false;
+};
+
 /// Why a CUDA backend cannot be made for `device`, in one sentence; empty when it can.
 [[nodiscard]] std::string why_no_cuda(int device);
 
 /// Throws Error(device) with why_no_cuda() when it cannot be made.
-[[nodiscard]] std::unique_ptr<Backend> create_cuda_backend(int device);
+[[nodiscard]] std::unique_ptr<Backend> create_cuda_backend(int device,
+                                                           const CudaOptions& options = {});
 
 }  // namespace glimpse

@@ -1,0 +1,20 @@
+// Which kernel runs a linear layer.
+#pragma once
+
+#include "cuda/cuda_context.h"
+#include "tensor/linear_weight.h"
+
+namespace glimpse::cuda {
+
+enum class LinearMode : uint8_t { store, add };
+
+/// out (+)= x W^T + bias over all parts of the weight.
+void run_linear(const CudaContext& context, const Tensor& x, const LinearWeight& weight,
+                LinearMode mode, const Tensor& out);
+/// out = silu(x G^T) * (x U^T); scratch [T, 2 * intermediate] may be used or not.
+void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const LinearWeight& gate_up,
+                         const Tensor& scratch, const Tensor& out);
+/// out = silu(gate) * up of gate_up [T, 2 * n].
+void run_silu_mul(const CudaContext& context, const Tensor& gate_up, const Tensor& out);
+
+}  // namespace glimpse::cuda
