@@ -132,12 +132,8 @@ Json config_json(const CheckpointShape& shape, RandomCheckpointOptions::Format f
 }
 
 Json generation_config_json(const ModelConfig& config) {
-  return {{"do_sample", true},
-          {"temperature", 0.7},
-          {"top_p", 0.8},
-          {"top_k", 20},
-          {"repetition_penalty", 1.0},
-          {"eos_token_id", config.eos_token_ids}};
+  return {{"do_sample", true}, {"temperature", 0.7},        {"top_p", 0.8},
+          {"top_k", 20},       {"repetition_penalty", 1.0}, {"eos_token_id", config.eos_token_ids}};
 }
 
 Json preprocessor_config_json(const VisionConfig& vision) {

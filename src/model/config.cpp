@@ -47,8 +47,7 @@ void check_quantization(const ConfigReader& root) {
     unsupported(fmt::format("the quantisation method {} is not supported", method),
                 "use the BF16 checkpoint, or one in block-scaled FP8");
   }
-  const std::vector<int64_t> block =
-      quantization->integers("weight_block_size", 1, kMaxWidth, 2);
+  const std::vector<int64_t> block = quantization->integers("weight_block_size", 1, kMaxWidth, 2);
   if (block != std::vector<int64_t>{kScaleBlock, kScaleBlock}) {
     unsupported(fmt::format("{} is not [{}, {}]", quantization->path_of("weight_block_size"),
                             kScaleBlock, kScaleBlock),
@@ -94,8 +93,8 @@ void read_rope(const ConfigReader& reader, bool is_multimodal, TextConfig& text)
   if (rope) check_rope_type(*rope);
   if (!is_multimodal) return;
   if (!rope) {
-    ConfigReader::fail(fmt::format("{} and rope_scaling are both missing",
-                                   reader.path_of("rope_parameters")));
+    ConfigReader::fail(
+        fmt::format("{} and rope_scaling are both missing", reader.path_of("rope_parameters")));
   }
   text.mrope_section = read_sections(*rope, text.head_dim);
 }
@@ -139,9 +138,10 @@ void read_deepstack(const ConfigReader& reader, int64_t num_layers, VisionConfig
   const bool is_rising =
       std::adjacent_find(taps.begin(), taps.end(), std::greater_equal<>()) == taps.end();
   if (!is_rising || vision.num_deepstack() > num_layers) {
-    ConfigReader::fail(fmt::format("{} must rise and have at most as many entries as the decoder "
-                                   "has layers ({})",
-                                   reader.path_of("deepstack_visual_indexes"), num_layers));
+    ConfigReader::fail(
+        fmt::format("{} must rise and have at most as many entries as the decoder "
+                    "has layers ({})",
+                    reader.path_of("deepstack_visual_indexes"), num_layers));
   }
 }
 
@@ -151,9 +151,9 @@ void check_vision(const ConfigReader& reader, const VisionConfig& vision, int64_
   };
   require(vision.hidden_size % vision.num_heads == 0 && vision.head_dim() % 4 == 0, "num_heads",
           "must divide hidden_size into heads of a multiple of 4");
-  require(vision.out_hidden_size == text_hidden, "out_hidden_size",
-          fmt::format("is {}, the decoder's hidden_size is {}", vision.out_hidden_size,
-                      text_hidden));
+  require(
+      vision.out_hidden_size == text_hidden, "out_hidden_size",
+      fmt::format("is {}, the decoder's hidden_size is {}", vision.out_hidden_size, text_hidden));
   int64_t side = 0;
   while (side * side < vision.num_position_embeddings) ++side;
   require(side * side == vision.num_position_embeddings, "num_position_embeddings",
@@ -214,8 +214,7 @@ ModelConfig ModelConfig::from_json(const Json& object) {
   config.vision = read_vision(ConfigReader(root.at("vision_config"), root.path_of("vision_config")),
                               config.text);
   const int64_t vocab_size = config.text.vocab_size;
-  config.image_token_id =
-      static_cast<int32_t>(root.integer("image_token_id", 0, vocab_size - 1));
+  config.image_token_id = static_cast<int32_t>(root.integer("image_token_id", 0, vocab_size - 1));
   config.video_token_id = read_token_id(root, "video_token_id", vocab_size);
   config.vision_start_token_id = read_token_id(root, "vision_start_token_id", vocab_size);
   config.vision_end_token_id = read_token_id(root, "vision_end_token_id", vocab_size);

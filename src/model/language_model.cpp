@@ -106,7 +106,8 @@ void LanguageModel::stage(const Batch& batch) {
 StepInputs LanguageModel::pack(const Batch& batch) {
   int64_t used = 0;
   const auto add = [&](std::span<const int32_t> values, int64_t expected) {
-    check(static_cast<int64_t>(values.size()) == expected, "a part of the batch has the wrong size");
+    check(static_cast<int64_t>(values.size()) == expected,
+          "a part of the batch has the wrong size");
     std::copy(values.begin(), values.end(), staging_.begin() + used);
     const Tensor view = buffers_.inputs.slice(0, used, expected);
     used += expected;
@@ -121,8 +122,8 @@ StepInputs LanguageModel::pack(const Batch& batch) {
   inputs.slots = add(batch.slots, rows);
   inputs.spans.query_begin = add(batch.query_begin, sequences + 1);
   inputs.spans.context_length = add(batch.context_length, sequences);
-  inputs.spans.page_table = add(batch.page_table, sequences * limits_.max_pages)
-                                .view({sequences, limits_.max_pages});
+  inputs.spans.page_table =
+      add(batch.page_table, sequences * limits_.max_pages).view({sequences, limits_.max_pages});
   inputs.spans.max_queries = batch.max_queries;
   inputs.spans.max_context = batch.max_context;
   inputs.output_rows = add(batch.output_rows, batch.num_outputs());

@@ -22,7 +22,7 @@ namespace glimpse {
 struct StepLimits {
   int64_t max_rows = 0;
   int64_t max_sequences = 0;
-  int64_t max_pages = 0;    // of one sequence
+  int64_t max_pages = 0;  // of one sequence
   int64_t max_outputs = 0;
 };
 
@@ -55,11 +55,11 @@ struct StepBuffers {
 
 /// Device views of one batch's numbers.
 struct StepInputs {
-  Tensor token_ids;    // [T] i32
-  Tensor positions;    // [3, T] i32
-  Tensor slots;        // [T] i32
+  Tensor token_ids;  // [T] i32
+  Tensor positions;  // [3, T] i32
+  Tensor slots;      // [T] i32
   PagedSpans spans;
-  Tensor output_rows;  // [num_outputs] i32
+  Tensor output_rows;               // [num_outputs] i32
   std::vector<Tensor> visual_rows;  // per picture piece [n] i32
 };
 

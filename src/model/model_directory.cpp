@@ -32,8 +32,8 @@ std::vector<fs::path> cache_directories() {
 
 bool is_name_part(std::string_view text) {
   const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.';
   };
   return !text.empty() && text.front() != '.' && std::all_of(text.begin(), text.end(), allowed);
 }
@@ -110,10 +110,10 @@ fs::path resolve_model_directory(std::string_view model) {
       looked_at.push_back((cache / folder).string());
     }
   }
-  throw Error(ErrorCode::not_found,
-              fmt::format("there is no model '{}'; looked at: {}", model,
-                          fmt::join(looked_at, ", ")),
-              "give a checkpoint directory, or download the model with 'huggingface-cli download'");
+  throw Error(
+      ErrorCode::not_found,
+      fmt::format("there is no model '{}'; looked at: {}", model, fmt::join(looked_at, ", ")),
+      "give a checkpoint directory, or download the model with 'huggingface-cli download'");
 }
 
 }  // namespace glimpse

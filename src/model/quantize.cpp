@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "base/check.h"
@@ -11,18 +12,33 @@ namespace {
 
 constexpr float kLargestE4M3 = 448.0F;
 
+// The loops below have no branches, so that the compiler works on several values at once.
+
+// Largest magnitude; infinity or NaN when there is one. As integers, magnitudes of floats are
+// ordered like the floats, with infinity and NaN above all.
 template <typename T>
 float largest_magnitude(const T* block, int64_t rows, int64_t columns, int64_t stride) {
-  float largest = 0;
-  bool is_finite = true;
+  int32_t largest = 0;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
-      const float magnitude = std::fabs(to_float(block[r * stride + c]));
-      is_finite &= magnitude <= 3.4e38F;  // false for NaN as well
-      largest = std::max(largest, magnitude);
+      const float value = to_float(block[r * stride + c]);
+      largest = std::max(largest, std::bit_cast<int32_t>(value) & 0x7FFFFFFF);
     }
   }
-  return is_finite ? largest : INFINITY;
+  return std::bit_cast<float>(largest);
+}
+
+// to_float8_e4m3() for finite values: both of its cases are computed and one is taken.
+uint8_t code_of(float value) {
+  const auto bits = std::bit_cast<int32_t>(value);
+  const int32_t magnitude = bits & 0x7FFFFFFF;
+  const float shifted = std::bit_cast<float>(magnitude) + 0x1p14F;  // rounds to units of 2^-9
+  const int32_t subnormal = std::bit_cast<int32_t>(shifted) - 0x46800000;
+  const int32_t rounded = magnitude + 0x7FFFF + ((magnitude >> 20) & 1);
+  const int32_t normal = (rounded - 0x3C000000) >> 20;
+  const int32_t is_subnormal = (magnitude - 0x3C800000) >> 31;  // all bits or none
+  const int32_t code = std::min((subnormal & is_subnormal) | (normal & ~is_subnormal), 0x7E);
+  return static_cast<uint8_t>(code | ((bits >> 24) & 0x80));
 }
 
 template <typename T>
@@ -30,8 +46,7 @@ void quantize_block(const T* block, int64_t rows, int64_t columns, int64_t strid
                     std::byte* codes) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
-      const float value = to_float(block[r * stride + c]) / scale;
-      codes[r * stride + c] = std::byte{to_float8_e4m3(value).bits};
+      codes[r * stride + c] = std::byte{code_of(to_float(block[r * stride + c]) / scale)};
     }
   }
 }

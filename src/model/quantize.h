@@ -10,8 +10,8 @@
 
 namespace glimpse {
 
-/// Each block of `source` is divided by its scale amax / 448 and rounded to nearest e4m3; a block of
-/// zeros has scale 1. Values the format cannot hold are refused: throws Error(bad_model) naming
+/// Each block of `source` is divided by its scale amax / 448 and rounded to nearest e4m3; a block
+/// of zeros has scale 1. Values the format cannot hold are refused: throws Error(bad_model) naming
 /// `name` when `source` holds NaN or infinity.
 ///   source [out, in] f32, f16 or bf16 on the host   codes [out * in]
 ///   scales [ceil(out / 128) * ceil(in / 128)]

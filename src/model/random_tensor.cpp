@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -51,7 +52,9 @@ void fill_bfloat16(uint64_t key, uint64_t counter, float centre, float amplitude
     std::array<uint16_t, 4> values{};
     for (size_t j = 0; j < 4; ++j) {
       const auto draw = static_cast<int16_t>(bits >> (16 * j));
-      values[j] = to_bfloat16(centre + (static_cast<float>(draw) + 0.5F) * step).bits;
+      const float value = centre + (static_cast<float>(draw) + 0.5F) * step;
+      // Rounded by hand: to_bfloat16() has a branch for NaN, which there is none of.
+      values[j] = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + 0x8000U) >> 16U);
     }
     std::memcpy(bytes.data() + i, values.data(), std::min<size_t>(8, bytes.size() - i));
   }

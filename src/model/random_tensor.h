@@ -13,7 +13,7 @@ namespace glimpse {
 
 struct RandomTensor {
   std::string name;
-  DType dtype = DType::bf16;   // bf16 or f8_e4m3
+  DType dtype = DType::bf16;  // bf16 or f8_e4m3
   std::vector<int64_t> shape;
   float centre = 0;     // values are uniform in [centre - amplitude, centre + amplitude];
   float amplitude = 0;  // FP8 codes in [-448, 448], whatever these say

@@ -55,8 +55,8 @@ std::vector<int32_t> rotary_axes(const TextConfig& config) {
 }
 
 std::vector<VisualSpan> find_visual_spans(std::span<const int32_t> token_ids,
-                                          int32_t image_token_id,
-                                          std::span<const PatchGrid> grids, int64_t merge_size) {
+                                          int32_t image_token_id, std::span<const PatchGrid> grids,
+                                          int64_t merge_size) {
   std::vector<VisualSpan> spans;
   const auto num_tokens = static_cast<int64_t>(token_ids.size());
   int64_t num_placeholders = 0;
@@ -77,10 +77,11 @@ std::vector<VisualSpan> find_visual_spans(std::span<const int32_t> token_ids,
                        [&](int32_t id) { return id == image_token_id; });
   });
   if (spans.size() != grids.size() || num_placeholders != expected || !are_filled) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("the prompt has {} picture placeholders, its {} pictures need {}",
-                            num_placeholders, grids.size(), expected),
-                "every picture needs exactly as many placeholders in a row as it has visual tokens");
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("the prompt has {} picture placeholders, its {} pictures need {}",
+                    num_placeholders, grids.size(), expected),
+        "every picture needs exactly as many placeholders in a row as it has visual tokens");
   }
   return spans;
 }

@@ -39,7 +39,7 @@ struct VisualSpan {
 
 struct SequencePositions {
   std::array<std::vector<int32_t>, 3> axes;  // time, height, width; each [num_tokens]
-  int32_t next_position = 0;  // of the next text token, on all three axes
+  int32_t next_position = 0;                 // of the next text token, on all three axes
 
   /// next_position - num_tokens: what transformers calls rope_deltas; 0 or negative.
   [[nodiscard]] int32_t rope_delta() const {

@@ -156,10 +156,9 @@ class HeaderParser {
   }
 
   // Bytes by shape and dtype; nothing when that exceeds `limit`.
-  [[nodiscard]] static std::optional<int64_t> num_bytes(const StoredTensor& tensor,
-                                                        int64_t limit) {
-    const bool is_empty = std::find(tensor.shape.begin(), tensor.shape.end(), 0) !=
-                          tensor.shape.end();
+  [[nodiscard]] static std::optional<int64_t> num_bytes(const StoredTensor& tensor, int64_t limit) {
+    const bool is_empty =
+        std::find(tensor.shape.begin(), tensor.shape.end(), 0) != tensor.shape.end();
     if (is_empty) return 0;
     int64_t bytes = bytes_of(tensor.dtype);
     for (const int64_t size : tensor.shape) {

@@ -160,9 +160,9 @@ std::vector<Shard> split_into_shards(std::span<const RandomTensor> tensors, int6
   }
   shards.push_back({"", tensors.subspan(first)});
   for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].file_name = shards.size() == 1 ? "model.safetensors"
-                                             : fmt::format("model-{:05}-of-{:05}.safetensors",
-                                                           i + 1, shards.size());
+    shards[i].file_name =
+        shards.size() == 1 ? "model.safetensors"
+                           : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
   }
   return shards;
 }
@@ -231,7 +231,7 @@ class ShardWriter {
   }
 
   void write_tensor(const OutputFile& file, const RandomTensor& tensor, int64_t offset) {
-    constexpr int64_t kPiece = 4 << 20;
+    constexpr int64_t kPiece = 512 << 10;  // stays in the cache until it is written
     const int64_t pieces = (tensor.num_bytes() + kPiece - 1) / kPiece;
     pool_.parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
       std::vector<std::byte> buffer(kPiece);

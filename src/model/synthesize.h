@@ -12,7 +12,8 @@
 
 namespace glimpse {
 
-/// A model to write. `config` holds the token ids too; eos_token_ids go into generation_config.json.
+/// A model to write. `config` holds the token ids too; eos_token_ids go into
+/// generation_config.json.
 struct CheckpointShape {
   ModelConfig config;
   bool is_tied = false;  // no lm_head.weight
@@ -30,8 +31,8 @@ struct RandomCheckpointOptions {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> on_progress = {};
 };
 
-/// Writes weights and configuration files into an existing directory. Amplitudes keep activations of
-/// order 1 through all layers: inputs of a projection are normalised, and what is added to the
+/// Writes weights and configuration files into an existing directory. Amplitudes keep activations
+/// of order 1 through all layers: inputs of a projection are normalised, and what is added to the
 /// residual shrinks with the number of layers.
 void write_random_checkpoint(const CheckpointShape& shape, const std::filesystem::path& directory,
                              const RandomCheckpointOptions& options);

@@ -28,7 +28,9 @@ Tensor reshape_front(const Tensor& buffer, std::initializer_list<int64_t> shape)
 }
 
 // Words after the patches' own: the tables that rotary_table() reads.
-int64_t table_words(const VisionConfig& config) { return config.head_dim(); }
+int64_t table_words(const VisionConfig& config) {
+  return config.head_dim();
+}
 
 }  // namespace
 

@@ -21,13 +21,13 @@ inline constexpr int64_t kVisionChunkRows = 4096;
 
 /// Activations of one pass over at most max_patches patches.
 struct VisionActivations {
-  Tensor inputs;    // [words] i32: positions and blends, one upload a pass
-  Tensor hidden;    // [patches, hidden] f32: the residual stream
-  Tensor cosines;   // [patches, head_dim / 2] f32
-  Tensor sines;     // the same
-  Tensor normed;    // [patches, hidden] activation
-  Tensor attended;  // the memory of normed, which is dead once qkv is made
-  Tensor qkv;       // [patches, 3 * hidden] activation
+  Tensor inputs;        // [words] i32: positions and blends, one upload a pass
+  Tensor hidden;        // [patches, hidden] f32: the residual stream
+  Tensor cosines;       // [patches, head_dim / 2] f32
+  Tensor sines;         // the same
+  Tensor normed;        // [patches, hidden] activation
+  Tensor attended;      // the memory of normed, which is dead once qkv is made
+  Tensor qkv;           // [patches, 3 * hidden] activation
   Tensor intermediate;  // [chunk * widest] activation: MLP and merger rows
   // Shares memory with qkv and intermediate: done before the first block.
   Tensor pixels;            // [chunk, patch_features] f32

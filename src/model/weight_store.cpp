@@ -17,9 +17,12 @@ namespace fs = std::filesystem;
 
 // The same tensors under the names of Qwen's releases, of fine-tuning toolkits and of text-only
 // checkpoints; the first prefix whose probe exists counts.
-constexpr std::string_view kTextPrefixes[] = {"model.language_model.", "language_model.model.",
-                                              "model.language_model.model.", "language_model.",
-                                              "model.", ""};
+constexpr std::string_view kTextPrefixes[] = {"model.language_model.",
+                                              "language_model.model.",
+                                              "model.language_model.model.",
+                                              "language_model.",
+                                              "model.",
+                                              ""};
 constexpr std::string_view kTextProbe = "embed_tokens.weight";
 constexpr std::string_view kVisionPrefixes[] = {"model.visual.", "visual.", "model.model.visual."};
 constexpr std::string_view kVisionProbe = "patch_embed.proj.weight";
@@ -44,7 +47,9 @@ std::vector<float> to_floats(const Tensor& tensor) {
   return result;
 }
 
-int64_t blocks(int64_t features) { return (features + kScaleBlock - 1) / kScaleBlock; }
+int64_t blocks(int64_t features) {
+  return (features + kScaleBlock - 1) / kScaleBlock;
+}
 
 }  // namespace
 
@@ -56,10 +61,10 @@ WeightStore::WeightStore(const fs::path& directory) {
   } else if (fs::exists(single)) {
     add_file(single);
   } else {
-    throw Error(ErrorCode::not_found,
-                fmt::format("{} has neither model.safetensors nor {}", directory.string(),
-                            kIndexName),
-                "Glimpse reads checkpoints in the safetensors format");
+    throw Error(
+        ErrorCode::not_found,
+        fmt::format("{} has neither model.safetensors nor {}", directory.string(), kIndexName),
+        "Glimpse reads checkpoints in the safetensors format");
   }
   resolve_prefixes();
 }
@@ -111,10 +116,9 @@ void WeightStore::open_shards(const fs::path& index_path) {
 
 void WeightStore::resolve_prefixes() {
   const auto resolve = [&](std::span<const std::string_view> prefixes, std::string_view probe) {
-    const auto found =
-        std::find_if(prefixes.begin(), prefixes.end(), [&](std::string_view prefix) {
-          return contains(fmt::format("{}{}", prefix, probe));
-        });
+    const auto found = std::find_if(prefixes.begin(), prefixes.end(), [&](std::string_view prefix) {
+      return contains(fmt::format("{}{}", prefix, probe));
+    });
     return found == prefixes.end() ? std::optional<std::string>() : std::string(*found);
   };
   const auto text = resolve(kTextPrefixes, kTextProbe);
@@ -229,7 +233,8 @@ int64_t WeightStore::num_bytes() const {
 std::string WeightStore::weight_format() const {
   std::map<DType, size_t> bytes;
   for (const auto& [name, tensor] : tensors_) {
-    const bool is_projection = name.starts_with(text_prefix_ + "layers.") && tensor.shape.size() == 2;
+    const bool is_projection =
+        name.starts_with(text_prefix_ + "layers.") && tensor.shape.size() == 2;
     if (is_projection && !name.ends_with("_scale_inv")) bytes[tensor.dtype] += tensor.bytes.size();
   }
   const auto largest = std::max_element(

@@ -68,8 +68,7 @@ class WeightStore {
   void add_file(const std::filesystem::path& path);
   void open_shards(const std::filesystem::path& index_path);
   void resolve_prefixes();
-  [[nodiscard]] Tensor view(const StoredTensor& stored,
-                            std::initializer_list<int64_t> shape) const;
+  [[nodiscard]] Tensor view(const StoredTensor& stored, std::initializer_list<int64_t> shape) const;
 
   std::vector<MappedFile> files_;
   // Copies of tensors that the file puts at an address their elements cannot have.

@@ -39,25 +39,38 @@ struct LinearName {
   std::array<ModuleName, 3> parts;  // rows one below the other
 };
 constexpr LinearName kLayerLinears[] = {
-    {&DecoderLayerWeights::qkv_proj, LinearLayout::plain, Width::hidden,
+    {&DecoderLayerWeights::qkv_proj,
+     LinearLayout::plain,
+     Width::hidden,
      {{{"self_attn.q_proj", Width::queries},
        {"self_attn.k_proj", Width::keys},
        {"self_attn.v_proj", Width::keys}}}},
-    {&DecoderLayerWeights::o_proj, LinearLayout::plain, Width::queries,
+    {&DecoderLayerWeights::o_proj,
+     LinearLayout::plain,
+     Width::queries,
      {{{"self_attn.o_proj", Width::hidden}}}},
-    {&DecoderLayerWeights::gate_up_proj, LinearLayout::gate_up, Width::hidden,
+    {&DecoderLayerWeights::gate_up_proj,
+     LinearLayout::gate_up,
+     Width::hidden,
      {{{"mlp.gate_proj", Width::intermediate}, {"mlp.up_proj", Width::intermediate}}}},
-    {&DecoderLayerWeights::down_proj, LinearLayout::plain, Width::intermediate,
+    {&DecoderLayerWeights::down_proj,
+     LinearLayout::plain,
+     Width::intermediate,
      {{{"mlp.down_proj", Width::hidden}}}},
 };
 
 int64_t size_of(Width width, const TextConfig& config) {
   switch (width) {
-    case Width::hidden: return config.hidden_size;
-    case Width::head: return config.head_dim;
-    case Width::queries: return config.num_heads * config.head_dim;
-    case Width::keys: return config.num_kv_heads * config.head_dim;
-    case Width::intermediate: return config.intermediate_size;
+    case Width::hidden:
+      return config.hidden_size;
+    case Width::head:
+      return config.head_dim;
+    case Width::queries:
+      return config.num_heads * config.head_dim;
+    case Width::keys:
+      return config.num_kv_heads * config.head_dim;
+    case Width::intermediate:
+      return config.intermediate_size;
   }
   return 0;
 }
@@ -139,8 +152,8 @@ class Binder {
     };
     LinearPart result;
     result.weight = take(DType::f8_e4m3, {out, in});
-    result.scales = take(DType::f32, {(out + kScaleBlock - 1) / kScaleBlock,
-                                      (in + kScaleBlock - 1) / kScaleBlock});
+    result.scales = take(
+        DType::f32, {(out + kScaleBlock - 1) / kScaleBlock, (in + kScaleBlock - 1) / kScaleBlock});
     result.bias = part.bias;
     if (arena_.is_measuring()) return result;
     const std::span<std::byte> codes{result.weight.raw(),
@@ -194,8 +207,8 @@ DecoderLayerWeights bind_layer(WeightStore& store, const TextConfig& config,
     for (const ModuleName& module : entry.parts) {
       if (module.name.empty()) continue;
       names.push_back(fmt::format("{}{}", prefix, module.name));
-      parts.push_back(store.linear_part(names.back(), size_of(module.out, config),
-                                        size_of(entry.in, config)));
+      parts.push_back(
+          store.linear_part(names.back(), size_of(module.out, config), size_of(entry.in, config)));
     }
     layer.*entry.field = binder.projection(parts, names, entry.layout);
   }
@@ -259,14 +272,14 @@ VisionWeights bind_vision_weights(WeightStore& store, const VisionConfig& config
   const std::string& prefix = store.vision_prefix();
   const int64_t hidden = config.hidden_size;
   VisionWeights weights;
-  LinearPart patch_embed = store.linear_part(
-      prefix + "patch_embed.proj", hidden, config.patch_features(),
-      {hidden, config.in_channels, config.temporal_patch_size, config.patch_size,
-       config.patch_size});
+  LinearPart patch_embed =
+      store.linear_part(prefix + "patch_embed.proj", hidden, config.patch_features(),
+                        {hidden, config.in_channels, config.temporal_patch_size, config.patch_size,
+                         config.patch_size});
   weights.patch_embed = binder.linear({&patch_embed, 1}, LinearLayout::plain);
-  const Tensor table = store.get(prefix + "pos_embed.weight",
-                                 {config.num_position_embeddings, hidden},
-                                 {DType::f32, DType::f16, DType::bf16});
+  const Tensor table =
+      store.get(prefix + "pos_embed.weight", {config.num_position_embeddings, hidden},
+                {DType::f32, DType::f16, DType::bf16});
   weights.pos_embed =
       binder.prepared(table, table.dtype() == DType::bf16 ? DType::bf16 : DType::f32);
   for (int64_t i = 0; i < config.depth; ++i) {

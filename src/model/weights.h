@@ -25,10 +25,10 @@ struct LayerNormWeights {
 };
 
 struct VisionBlockWeights {
-  LayerNormWeights norm1;  // [hidden]
-  LinearWeight qkv;        // [3 * hidden, hidden]
-  LinearWeight proj;       // [hidden, hidden]
-  LayerNormWeights norm2;  // [hidden]
+  LayerNormWeights norm1;   // [hidden]
+  LinearWeight qkv;         // [3 * hidden, hidden]
+  LinearWeight proj;        // [hidden, hidden]
+  LayerNormWeights norm2;   // [hidden]
   LinearWeight linear_fc1;  // [intermediate, hidden]
   LinearWeight linear_fc2;  // [hidden, intermediate]
 };
@@ -48,8 +48,9 @@ struct VisionWeights {
 };
 
 /// How weights are bound. FP8 weights are searched for NaN codes, which the kernels do not handle,
-/// when they are bound: the pass runs at memory speed on all cores and brings their pages in. With a measuring arena the layout and its bytes are right, and no weight
-/// is read, checked or quantised.
+/// when they are bound: the pass runs at memory speed on all cores and brings their pages in. With
+/// a measuring arena the layout and its bytes are right, and no weight is read, checked or
+/// quantised.
 struct BindOptions {
   /// Store the decoder's BF16 projections as block FP8 (model/quantize.h).
   bool quantize_to_fp8 = false;

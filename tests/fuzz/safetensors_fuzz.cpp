@@ -11,9 +11,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     for (const glimpse::StoredTensor& tensor : glimpse::parse_safetensors(file, "fuzz")) {
       // Whatever was accepted lies inside the file, and its size is that of its elements.
-      const bool is_inside = tensor.bytes.empty() ||
-                             (tensor.bytes.data() >= file.data() &&
-                              tensor.bytes.data() + tensor.bytes.size() <= file.data() + size);
+      const bool is_inside =
+          tensor.bytes.empty() || (tensor.bytes.data() >= file.data() &&
+                                   tensor.bytes.data() + tensor.bytes.size() <= file.data() + size);
       int64_t elements = 1;
       for (const int64_t dimension : tensor.shape) elements *= dimension;
       if (!is_inside || elements != tensor.num_elements()) __builtin_trap();

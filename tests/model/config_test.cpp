@@ -17,7 +17,9 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-Json demo_json() { return read_json_file(demo_model_dir() / "config.json"); }
+Json demo_json() {
+  return read_json_file(demo_model_dir() / "config.json");
+}
 
 /// "code: message" of the error that reading gives.
 template <typename Read>
@@ -80,27 +82,27 @@ TEST(ModelConfig, NamesEveryRequiredKeyThatIsMissing) {
   for (const std::string part : {"text_config", "vision_config"}) {
     std::vector<std::string> keys = {"hidden_size", "intermediate_size", "hidden_act"};
     if (part == "text_config") {
-      for (const char* key : {"vocab_size", "num_hidden_layers", "num_attention_heads",
-                              "num_key_value_heads", "head_dim", "rms_norm_eps",
-                              "max_position_embeddings"}) {
+      for (const char* key :
+           {"vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "head_dim", "rms_norm_eps", "max_position_embeddings"}) {
         keys.emplace_back(key);
       }
     } else {
-      for (const char* key : {"depth", "num_heads", "out_hidden_size", "patch_size",
-                              "temporal_patch_size", "spatial_merge_size",
-                              "num_position_embeddings", "deepstack_visual_indexes"}) {
+      for (const char* key :
+           {"depth", "num_heads", "out_hidden_size", "patch_size", "temporal_patch_size",
+            "spatial_merge_size", "num_position_embeddings", "deepstack_visual_indexes"}) {
         keys.emplace_back(key);
       }
     }
     for (const std::string& key : keys) {
       Json json = demo_json();
       json[part].erase(key);
-      EXPECT_THAT(error_of(json), AllOf(HasSubstr("bad_model: "), HasSubstr(part),
-                                        HasSubstr("'" + key + "'")));
+      EXPECT_THAT(error_of(json),
+                  AllOf(HasSubstr("bad_model: "), HasSubstr(part), HasSubstr("'" + key + "'")));
     }
   }
-  for (const std::string key : {"architectures", "text_config", "vision_config",
-                                "image_token_id"}) {
+  for (const std::string key :
+       {"architectures", "text_config", "vision_config", "image_token_id"}) {
     Json json = demo_json();
     json.erase(key);
     EXPECT_THAT(error_of(json), HasSubstr("bad_model: config.json lacks the key '" + key + "'"));
@@ -137,8 +139,8 @@ TEST(ModelConfig, RefusesNumbersOutOfRange) {
   for (const Bad& bad : cases) {
     Json json = demo_json();
     json[bad.part][bad.key] = bad.value;
-    EXPECT_THAT(error_of(json), AllOf(HasSubstr("bad_model: "), HasSubstr(bad.part),
-                                      HasSubstr(bad.key)))
+    EXPECT_THAT(error_of(json),
+                AllOf(HasSubstr("bad_model: "), HasSubstr(bad.part), HasSubstr(bad.key)))
         << bad.value;
   }
   Json json = demo_json();
@@ -165,8 +167,9 @@ TEST(ModelConfig, NamesWhatIsNotSupported) {
 }
 
 TEST(GenerationConfig, ReadsBothFormsOfTheEndOfText) {
-  const Json list = {{"do_sample", true}, {"temperature", 0.7}, {"top_p", 0.8}, {"top_k", 20},
-                     {"repetition_penalty", 1.0}, {"eos_token_id", {151645, 151643}}};
+  const Json list = {
+      {"do_sample", true}, {"temperature", 0.7},        {"top_p", 0.8},
+      {"top_k", 20},       {"repetition_penalty", 1.0}, {"eos_token_id", {151645, 151643}}};
   const GenerationConfig config = GenerationConfig::from_json(list);
   EXPECT_TRUE(config.do_sample);
   EXPECT_FLOAT_EQ(config.temperature, 0.7F);

@@ -70,8 +70,8 @@ TEST(QuantizeBlocks, KeepAZeroBlockAndTheLargestValueExact) {
 }
 
 TEST(QuantizeBlocks, RefuseNanAndInfinity) {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     std::vector<float> weights = random_floats(130 * 3);
     weights[129 * 3] = bad;
     EXPECT_THROW(quantize(weights, 130, 3), Error);

@@ -75,12 +75,12 @@ TEST(VisualSpans, RefusePlaceholdersThatDoNotFitThePictures) {
   const auto find = [](const std::vector<int32_t>& ids, const std::vector<PatchGrid>& grids) {
     return find_visual_spans(ids, 9, grids, 2);
   };
-  EXPECT_THROW(find({1, 9, 9, 9, 2}, one), Error);          // one too few
-  EXPECT_THROW(find({1, 9, 9, 9, 9, 9, 2}, one), Error);    // one too many
-  EXPECT_THROW(find({9, 9, 1, 9, 9}, one), Error);          // torn apart
-  EXPECT_THROW(find({1, 2, 3}, one), Error);                // none
-  EXPECT_THROW(find({9}, {}), Error);                       // no picture
-  EXPECT_THROW(find({1, 9, 9, 9}, one), Error);             // ends too early
+  EXPECT_THROW(find({1, 9, 9, 9, 2}, one), Error);        // one too few
+  EXPECT_THROW(find({1, 9, 9, 9, 9, 9, 2}, one), Error);  // one too many
+  EXPECT_THROW(find({9, 9, 1, 9, 9}, one), Error);        // torn apart
+  EXPECT_THROW(find({1, 2, 3}, one), Error);              // none
+  EXPECT_THROW(find({9}, {}), Error);                     // no picture
+  EXPECT_THROW(find({1, 9, 9, 9}, one), Error);           // ends too early
   EXPECT_EQ(find({1, 2}, {}).size(), 0U);
 }
 
@@ -88,9 +88,9 @@ TEST(PatchPositions, GoThroughMergeBlocks) {
   const std::vector<PatchPosition> positions = patch_positions({1, 2, 4}, 2);
   std::vector<std::pair<int, int>> pairs;
   for (const PatchPosition& position : positions) pairs.push_back({position.row, position.column});
-  EXPECT_THAT(pairs, ElementsAre(std::pair{0, 0}, std::pair{0, 1}, std::pair{1, 0}, std::pair{1, 1},
-                                 std::pair{0, 2}, std::pair{0, 3}, std::pair{1, 2},
-                                 std::pair{1, 3}));
+  EXPECT_THAT(pairs,
+              ElementsAre(std::pair{0, 0}, std::pair{0, 1}, std::pair{1, 0}, std::pair{1, 1},
+                          std::pair{0, 2}, std::pair{0, 3}, std::pair{1, 2}, std::pair{1, 3}));
 }
 
 TEST(PositionBlend, PutsTheCornersOfTheGridOnTheCornersOfTheTable) {

@@ -23,12 +23,12 @@ std::string error_of(const std::string& header, size_t data_bytes) {
 }
 
 TEST(Safetensors, GiveNamesShapesAndBytesInPlace) {
-  const std::vector<std::byte> file = safetensors_bytes(
-      R"({"__metadata__":{"format":"pt"},)"
-      R"("a":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
-      R"("b":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
-      R"("c":{"dtype":"F8_E4M3","shape":[0,5],"data_offsets":[16,16]}}  )",
-      16);
+  const std::vector<std::byte> file =
+      safetensors_bytes(R"({"__metadata__":{"format":"pt"},)"
+                        R"("a":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
+                        R"("b":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
+                        R"("c":{"dtype":"F8_E4M3","shape":[0,5],"data_offsets":[16,16]}}  )",
+                        16);
   const std::vector<StoredTensor> tensors = parse_safetensors(file, "file.safetensors");
   ASSERT_EQ(tensors.size(), 3U);
   EXPECT_EQ(tensors[0].name, "a");

@@ -114,7 +114,8 @@ TEST_P(TinyCheckpoint, EncodesTheSamePictureInOnePassOrInSlicesAloneOrInCompany)
   const std::vector<TestPicture> pictures =
       stages.pictures(model.config().vision->patch_features());
   model.encode(pictures);
-  const std::vector<float> together = download_floats(model.backend(), model.visual()[1].embeddings);
+  const std::vector<float> together =
+      download_floats(model.backend(), model.visual()[1].embeddings);
   model.encode(pictures, {}, 1);
   EXPECT_EQ(download_floats(model.backend(), model.visual()[1].embeddings), together);
   model.encode({pictures[1]});
@@ -122,8 +123,8 @@ TEST_P(TinyCheckpoint, EncodesTheSamePictureInOnePassOrInSlicesAloneOrInCompany)
   EXPECT_LE(relative_error(alone, together), 1e-5);
 }
 
-// BF16 has 8 significant bits, so one rounding costs up to 2^-9 = 0.2 %; those of a few layers add up
-// to 0.7 % (L2) on tiny-8b-like. tiny-fp8 amplifies every rounding twelvefold, as its F32 error
+// BF16 has 8 significant bits, so one rounding costs up to 2^-9 = 0.2 %; those of a few layers add
+// up to 0.7 % (L2) on tiny-8b-like. tiny-fp8 amplifies every rounding twelvefold, as its F32 error
 // shows (1.6e-5 beside 1.3e-6). The limits are twice what follows from that.
 TEST_P(TinyCheckpoint, StaysWithinBf16RoundingInFastArithmetic) {
   const GoldenStages stages(directory() / "stages-f32.safetensors");
@@ -160,9 +161,9 @@ TEST(TwoPictures, HaveTransformersPositions) {
   }
   const auto ids = golden.at("input_ids").get<std::vector<int32_t>>();
   const int64_t merge = config.vision->spatial_merge_size;
-  const SequencePositions positions = sequence_positions(
-      static_cast<int64_t>(ids.size()),
-      find_visual_spans(ids, config.image_token_id, grids, merge), merge);
+  const SequencePositions positions =
+      sequence_positions(static_cast<int64_t>(ids.size()),
+                         find_visual_spans(ids, config.image_token_id, grids, merge), merge);
   for (size_t axis = 0; axis < 3; ++axis) {
     EXPECT_EQ(positions.axes[axis], golden.at("position_ids")[axis].get<std::vector<int32_t>>());
   }

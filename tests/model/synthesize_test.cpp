@@ -114,10 +114,10 @@ TEST(NamedShapes, HaveQwensNumberOfTensorsAndParameters) {
     const double layer = static_cast<double>(text.hidden_size) *
                          static_cast<double>(text.qkv_size() + text.num_heads * text.head_dim +
                                              3 * text.intermediate_size);
-    const double total = layer * static_cast<double>(text.num_layers) +
-                         static_cast<double>(text.vocab_size * text.hidden_size) *
-                             (shape.is_tied ? 1 : 2) +
-                         (size.name == "2b" || size.name == "4b" ? 0.41e9 : 0.58e9);
+    const double total =
+        layer * static_cast<double>(text.num_layers) +
+        static_cast<double>(text.vocab_size * text.hidden_size) * (shape.is_tied ? 1 : 2) +
+        (size.name == "2b" || size.name == "4b" ? 0.41e9 : 0.58e9);
     EXPECT_NEAR(total / 1e9, size.billions, 0.03 * size.billions) << size.name;
   }
 }

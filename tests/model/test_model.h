@@ -25,8 +25,7 @@ inline std::vector<float> download_floats(Backend& backend, const Tensor& tensor
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
   dispatch_activation(tensor.dtype(), [&]<typename T>() {
     const T* source = reinterpret_cast<const T*>(bytes.data());
-    std::transform(source, source + values.size(), values.begin(),
-                   [](T x) { return to_float(x); });
+    std::transform(source, source + values.size(), values.begin(), [](T x) { return to_float(x); });
   });
   return values;
 }
@@ -72,8 +71,8 @@ class TestModel {
     const StepLimits limits{options.max_rows, 1, kMaxPages, options.max_rows};
     const DType kv_dtype = activation_dtype(options.arithmetic);
     const auto lay_out = [&](Arena& arena) {
-      activations_ = LanguageActivations::carve(config_.text, options.arithmetic,
-                                                options.max_rows, arena);
+      activations_ =
+          LanguageActivations::carve(config_.text, options.arithmetic, options.max_rows, arena);
       kv_.clear();
       for (int64_t layer = 0; layer < config_.text.num_layers; ++layer) {
         const auto pages = [&] {
@@ -110,8 +109,7 @@ class TestModel {
       visual_.clear();
       for (const TestPicture& picture : pictures) {
         const int64_t tokens = picture.grid.num_patches() / config_.vision->merge_area();
-        visual_.push_back(
-            carve_visual_tokens(*config_.vision, options_.arithmetic, tokens, arena));
+        visual_.push_back(carve_visual_tokens(*config_.vision, options_.arithmetic, tokens, arena));
       }
     };
     visual_arena_.emplace(measured_arena(*backend_, "visual tokens", carve));
@@ -137,9 +135,11 @@ class TestModel {
     num_tokens_ = 0;
     std::vector<float> logits;
     while (num_tokens_ < static_cast<int64_t>(ids.size())) {
-      const int64_t count = std::min<int64_t>(chunk, static_cast<int64_t>(ids.size()) - num_tokens_);
-      const std::vector<float> rows = step(std::span(ids).subspan(
-          static_cast<size_t>(num_tokens_), static_cast<size_t>(count)), trace);
+      const int64_t count =
+          std::min<int64_t>(chunk, static_cast<int64_t>(ids.size()) - num_tokens_);
+      const std::vector<float> rows =
+          step(std::span(ids).subspan(static_cast<size_t>(num_tokens_), static_cast<size_t>(count)),
+               trace);
       logits.insert(logits.end(), rows.begin(), rows.end());
     }
     return logits;
@@ -202,8 +202,8 @@ class TestModel {
   void add_pictures(Batch& batch) {
     for (size_t i = 0; i < spans_.size(); ++i) {
       const int64_t begin = std::max(spans_[i].first, num_tokens_);
-      const int64_t end = std::min(spans_[i].first + visual_[i].num_tokens(),
-                                   num_tokens_ + batch.num_rows());
+      const int64_t end =
+          std::min(spans_[i].first + visual_[i].num_tokens(), num_tokens_ + batch.num_rows());
       if (begin >= end) continue;
       VisualPiece piece;
       piece.tokens = visual_[i].slice(begin - spans_[i].first, end - begin);

@@ -47,9 +47,10 @@ TEST_F(WeightStoreTest, FindsBothTowersUnderEveryKnownPrefix) {
   struct Names {
     std::string text, vision, head;
   };
-  for (const Names& names : {Names{"model.language_model.", "model.visual.", "lm_head.weight"},
-                             Names{"language_model.model.", "visual.", "language_model.lm_head.weight"},
-                             Names{"model.", "visual.", ""}}) {
+  for (const Names& names :
+       {Names{"model.language_model.", "model.visual.", "lm_head.weight"},
+        Names{"language_model.model.", "visual.", "language_model.lm_head.weight"},
+        Names{"model.", "visual.", ""}}) {
     std::vector<FileTensor> tensors{zeros(names.text + "embed_tokens.weight", "BF16", {2, 3}),
                                     zeros(names.vision + "patch_embed.proj.weight", "BF16", {1})};
     if (!names.head.empty()) tensors.push_back(zeros(names.head, "BF16", {2, 3}));
@@ -187,8 +188,7 @@ TEST(BindWeights, MeasuresExactlyWhatItTakes) {
       const ModelConfig config = ModelConfig::from_directory(directory);
       WeightStore store(directory);
       Arena measuring = Arena::measuring(Device::cpu);
-      static_cast<void>(
-          bind_language_weights(store, config.text, *backend, measuring, options));
+      static_cast<void>(bind_language_weights(store, config.text, *backend, measuring, options));
       Arena arena(backend->allocate(measuring.used_bytes(), "weights"), "weights");
       static_cast<void>(bind_language_weights(store, config.text, *backend, arena, options));
       EXPECT_EQ(arena.used_bytes(), measuring.used_bytes());
@@ -202,10 +202,8 @@ TEST(BindWeights, TiesTheHeadToTheEmbeddingOnlyWhenThereIsNone) {
     const ModelConfig config = ModelConfig::from_directory(golden_dir() / name);
     WeightStore store(golden_dir() / name);
     Arena arena(backend->allocate(64 << 20, "weights"), "weights");
-    const LanguageWeights weights =
-        bind_language_weights(store, config.text, *backend, arena);
-    const bool is_tied =
-        weights.lm_head.parts.front().weight.raw() == weights.embed_tokens.raw();
+    const LanguageWeights weights = bind_language_weights(store, config.text, *backend, arena);
+    const bool is_tied = weights.lm_head.parts.front().weight.raw() == weights.embed_tokens.raw();
     EXPECT_EQ(is_tied, name == "tiny-fp8");
   }
 }
