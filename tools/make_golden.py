@@ -95,6 +95,20 @@ class Results:
         print(f"{path}: largest difference {worst[0]:.1e} ({worst[1]})")
 
 
+def pixels_of(stages):
+    """Normalised pixels; the tiny checkpoints' files hold the bytes they were made of."""
+    stored = stages["pixel_values"]
+    return stored if stored.is_floating_point() else (stored.float() - 127.5) / 127.5
+
+
+def bytes_of(pixel_values):
+    """The inverse of pixels_of(), a quarter of the size."""
+    made = (pixel_values.double() * 127.5 + 127.5).round().to(torch.uint8)
+    if not torch.equal((made.float() - 127.5) / 127.5, pixel_values.float()):
+        raise SystemExit("these pixels were not made of bytes")
+    return made
+
+
 # ---- tiny checkpoints ----------------------------------------------------------------------------
 
 
@@ -109,10 +123,11 @@ def make_tiny(results, options):
         greedy = json.loads((folder / "greedy.json").read_text())
         inputs = reference_model.with_token_types(model, {
             "input_ids": golden["input_ids"].reshape(1, -1).to(options.device),
-            "pixel_values": golden["pixel_values"].to(options.device),
+            "pixel_values": pixels_of(golden).to(options.device),
             "image_grid_thw": golden["image_grid_thw"].to(options.device)})
-        results.tensors(folder / "stages-f32.safetensors",
-                        run_stages(model, inputs, last_logits_only=False), amplified)
+        stages = run_stages(model, inputs, last_logits_only=False)
+        stages["pixel_values"] = bytes_of(stages["pixel_values"])
+        results.tensors(folder / "stages-f32.safetensors", stages, amplified)
         ids, _, gap = reference_model.greedy(model, inputs, len(greedy["greedy_ids"]))
         results.json(folder / "greedy.json", {**greedy, "greedy_ids": ids,
                                               "smallest_top2_logit_gap": gap})

@@ -44,7 +44,7 @@ Json expectation_of(const std::string& name) {
   return {};
 }
 
-// The two largest files stay beside the project.
+// The three largest files stay beside the project.
 std::filesystem::path path_of(const std::string& name) {
   const auto here = golden_dir() / "preprocess" / "files" / name;
   if (std::filesystem::exists(here)) return here;

@@ -40,15 +40,28 @@ class GoldenStages {
     }
     return names;
   }
+  /// Normalised pixels. The files of the tiny checkpoints hold the bytes they were made of.
+  [[nodiscard]] std::vector<float> pixel_values() const {
+    const StoredTensor& stored = tensors_.at("pixel_values");
+    if (stored.dtype == DType::f32) {
+      const std::span<const float> values = floats("pixel_values");
+      return {values.begin(), values.end()};
+    }
+    std::vector<float> values;
+    for (const std::byte pixel : stored.bytes) {
+      values.push_back((static_cast<float>(pixel) - 127.5F) / 127.5F);
+    }
+    return values;
+  }
   [[nodiscard]] std::vector<TestPicture> pictures(int64_t patch_features) const {
     const std::vector<int32_t> grids = integers("image_grid_thw");
-    const std::span<const float> pixels = floats("pixel_values");
+    const std::vector<float> pixels = pixel_values();
     std::vector<TestPicture> result;
     size_t begin = 0;
     for (size_t i = 0; i < grids.size(); i += 3) {
       const PatchGrid grid{grids[i], grids[i + 1], grids[i + 2]};
       const auto count = static_cast<size_t>(grid.num_patches() * patch_features);
-      const auto part = pixels.subspan(begin, count);
+      const std::span part = std::span(pixels).subspan(begin, count);
       result.push_back({grid, {part.begin(), part.end()}});
       begin += count;
     }
