@@ -11,7 +11,7 @@ namespace glimpse::testing {
 namespace {
 
 struct StageCase {
-  std::string backend;  // "reference" or "cpu"
+  std::string backend;  // "reference", "cpu" or "cuda"
   std::string checkpoint;
   std::filesystem::path directory;
   std::filesystem::path stages;
@@ -20,13 +20,9 @@ struct StageCase {
   double tolerance = 0;
 };
 
-std::unique_ptr<Backend> make_backend(const std::string& name) {
-  return name == "reference" ? create_reference_backend() : create_cpu_backend(2);
-}
-
 std::vector<StageCase> stage_cases() {
   std::vector<StageCase> cases;
-  for (const std::string backend : {"reference", "cpu"}) {
+  for (const std::string backend : {"reference", "cpu", "cuda"}) {
     for (const auto& [name, tolerance] : {std::pair{"tiny-8b-like", 1e-5}, {"tiny-fp8", 5e-4}}) {
       const std::filesystem::path folder = golden_dir() / name;
       cases.push_back({backend, name, folder, folder / "stages-f32.safetensors", tolerance});
@@ -40,6 +36,7 @@ std::vector<StageCase> stage_cases() {
 class Stages : public ::testing::TestWithParam<StageCase> {};
 
 TEST_P(Stages, AreTransformersOwn) {
+  GLIMPSE_REQUIRE_BACKEND(GetParam().backend);
   GLIMPSE_REQUIRE_FILE(GetParam().stages);
   const GoldenStages golden(GetParam().stages);
   TestModel model(make_backend(GetParam().backend), GetParam().directory);
@@ -149,26 +146,6 @@ INSTANTIATE_TEST_SUITE_P(Goldens, TinyCheckpoint, ::testing::Values("tiny-8b-lik
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
-
-TEST(TwoPictures, HaveTransformersPositions) {
-  const Json golden = read_json_file(golden_dir() / "demo" / "two-images.json");
-  const ModelConfig config = ModelConfig::from_directory(demo_model_dir());
-  const Json answers = read_json_file(golden_dir() / "demo" / "answers.json");
-  std::vector<PatchGrid> grids;
-  for (const size_t picture : {0, 5}) {  // 00.png and 05.png
-    const Json& grid = answers.at(picture).at("grid_thw");
-    grids.push_back({grid[0], grid[1], grid[2]});
-  }
-  const auto ids = golden.at("input_ids").get<std::vector<int32_t>>();
-  const int64_t merge = config.vision->spatial_merge_size;
-  const SequencePositions positions =
-      sequence_positions(static_cast<int64_t>(ids.size()),
-                         find_visual_spans(ids, config.image_token_id, grids, merge), merge);
-  for (size_t axis = 0; axis < 3; ++axis) {
-    EXPECT_EQ(positions.axes[axis], golden.at("position_ids")[axis].get<std::vector<int32_t>>());
-  }
-  EXPECT_EQ(positions.rope_delta(), golden.at("rope_delta").get<int32_t>());
-}
 
 }  // namespace
 }  // namespace glimpse::testing

@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "base/mapped_file.h"
+#include "cpu/cpu_backend.h"
 #include "model/config.h"
 #include "model/language_model.h"
 #include "model/rotary.h"
@@ -18,6 +19,22 @@
 #include "model/weights.h"
 
 namespace glimpse::testing {
+
+/// "reference", "cpu" or "cuda".
+inline std::unique_ptr<Backend> make_backend(const std::string& name) {
+  if (name == "reference") return create_reference_backend();
+  if (name == "cpu") return create_cpu_backend(2);
+  return create_backend({.choice = BackendOptions::Choice::cuda});
+}
+
+/// Whether it can be made here; GPUs are rare where tests run.
+inline bool has_backend(const std::string& name) {
+  try {
+    return make_backend(name) != nullptr;
+  } catch (const Error&) {
+    return false;
+  }
+}
 
 inline std::vector<float> download_floats(Backend& backend, const Tensor& tensor) {
   std::vector<std::byte> bytes(static_cast<size_t>(tensor.num_bytes()));
@@ -235,3 +252,9 @@ class TestModel {
 };
 
 }  // namespace glimpse::testing
+
+/// Skips the current test on a machine without this backend.
+#define GLIMPSE_REQUIRE_BACKEND(name)                               \
+  if (!::glimpse::testing::has_backend(name)) {                     \
+    GTEST_SKIP() << "this machine has no " << (name) << " backend"; \
+  }
