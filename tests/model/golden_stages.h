@@ -116,4 +116,16 @@ inline double relative_error(std::span<const float> ours, std::span<const float>
   return difference / largest;
 }
 
+/// |ours - golden| / |golden|, Euclidean: a few outliers do not hide what the rest is like.
+inline double relative_l2(std::span<const float> ours, std::span<const float> golden) {
+  EXPECT_EQ(ours.size(), golden.size());
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < std::min(ours.size(), golden.size()); ++i) {
+    difference += std::pow(double{ours[i]} - double{golden[i]}, 2);
+    norm += std::pow(double{golden[i]}, 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
 }  // namespace glimpse::testing
