@@ -33,9 +33,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   ::close(file);
   if (size_ == 0) return;
   if (mapping == MAP_FAILED) {
-    throw Error(ErrorCode::out_of_memory,
-                fmt::format("cannot map {} ({} bytes): {}", path.string(), size_,
-                            std::strerror(error)));
+    throw Error(ErrorCode::out_of_memory, fmt::format("cannot map {} ({} bytes): {}", path.string(),
+                                                      size_, std::strerror(error)));
   }
   data_ = static_cast<const std::byte*>(mapping);
 }

@@ -48,7 +48,9 @@ struct TaggedIndex {
   static uint32_t index(uint32_t slot) { return (slot & ~kTagMask) - 1; }
 };
 
-size_t slots_for(size_t entries) { return std::bit_ceil(std::max<size_t>(16, entries * 4 / 3 + 1)); }
+size_t slots_for(size_t entries) {
+  return std::bit_ceil(std::max<size_t>(16, entries * 4 / 3 + 1));
+}
 
 /// For pieces of a word's length: looks at every pair again after each merge.
 void merge_short(const MergeTable& merges, std::vector<TokenId>& symbols) {

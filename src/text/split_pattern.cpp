@@ -62,8 +62,9 @@ SplitPattern::SplitPattern(std::string_view regex) {
                             PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
                             nullptr));
   if (!code_) {
-    throw Error(ErrorCode::bad_model,
-                fmt::format("the tokenizer's split pattern does not compile: {}", error_text(error)));
+    throw Error(
+        ErrorCode::bad_model,
+        fmt::format("the tokenizer's split pattern does not compile: {}", error_text(error)));
   }
   // Without JIT (a system that forbids writable code) the interpreter gives the same matches.
   (void)pcre2_jit_compile(static_cast<pcre2_code*>(code_.get()), PCRE2_JIT_COMPLETE);
@@ -77,8 +78,8 @@ void SplitPattern::for_each_piece(std::string_view text,
   size_t done = 0;    // everything before is visited
   size_t search = 0;  // where the next match may begin
   while (search < text.size()) {
-    int found = pcre2_match(code, subject, text.size(), search, PCRE2_NO_UTF_CHECK, match.get(),
-                            nullptr);
+    int found =
+        pcre2_match(code, subject, text.size(), search, PCRE2_NO_UTF_CHECK, match.get(), nullptr);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter keeps its stack on the heap
       found = pcre2_match(code, subject, text.size(), search, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                           match.get(), nullptr);

@@ -165,7 +165,8 @@ std::vector<TokenId> Tokenizer::encode(std::span<const TextPiece> pieces) const 
         ++at;
         continue;
       }
-      data_->encode_ordinary(std::string_view(text).substr(ordinary_begin, at - ordinary_begin), ids);
+      data_->encode_ordinary(std::string_view(text).substr(ordinary_begin, at - ordinary_begin),
+                             ids);
       ids.push_back(token->id);
       at += token->text.size();
       ordinary_begin = at;
@@ -191,13 +192,17 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
   return text;
 }
 
-std::string_view Tokenizer::token_bytes(TokenId id) const { return data_->vocabulary.bytes(id); }
+std::string_view Tokenizer::token_bytes(TokenId id) const {
+  return data_->vocabulary.bytes(id);
+}
 
 bool Tokenizer::is_special(TokenId id) const {
   return data_->added_kind(id) == AddedKind::special;
 }
 
-bool Tokenizer::is_added(TokenId id) const { return data_->added_kind(id) != AddedKind::no; }
+bool Tokenizer::is_added(TokenId id) const {
+  return data_->added_kind(id) != AddedKind::no;
+}
 
 TokenId Tokenizer::find(std::string_view token) const {
   if (const TokenId id = data_->vocabulary.find(token); is_added(id)) return id;
@@ -207,6 +212,8 @@ TokenId Tokenizer::find(std::string_view token) const {
   return is_added(id) ? -1 : id;
 }
 
-TokenId Tokenizer::vocabulary_size() const { return data_->vocabulary.size(); }
+TokenId Tokenizer::vocabulary_size() const {
+  return data_->vocabulary.size();
+}
 
 }  // namespace glimpse

@@ -144,8 +144,10 @@ TokenId read_id(dom::element value, std::string_view text) {
 
 void add_to(Vocabulary& vocabulary, std::string_view bytes, TokenId id, std::string_view spelling) {
   switch (vocabulary.add(bytes, id)) {
-    case Vocabulary::Added::ok: return;
-    case Vocabulary::Added::duplicate_id: malformed(fmt::format("two tokens have id {}", id));
+    case Vocabulary::Added::ok:
+      return;
+    case Vocabulary::Added::duplicate_id:
+      malformed(fmt::format("two tokens have id {}", id));
     case Vocabulary::Added::duplicate_text:
       malformed(fmt::format("token \"{}\" is listed twice", spelling));
   }
@@ -234,7 +236,7 @@ class MergeReader {
  private:
   struct Pending {
     MergeHalves spelt;
-    size_t begin = 0;   // in bytes_
+    size_t begin = 0;  // in bytes_
     size_t middle = 0;
     size_t end = 0;
   };
@@ -270,9 +272,9 @@ void read_model(dom::object root, TokenizerFile& file) {
   if (type && as<std::string_view>(*type, "type") != "BPE") {
     refuse(fmt::format("the model \"{}\"", as<std::string_view>(*type, "type")));
   }
-  for (const std::string_view key : {"dropout", "unk_token", "continuing_subword_prefix",
-                                     "end_of_word_suffix", "fuse_unk", "byte_fallback",
-                                     "ignore_merges"}) {
+  for (const std::string_view key :
+       {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+        "byte_fallback", "ignore_merges"}) {
     expect_off(model, key, "BPE model");
   }
   read_vocabulary(required<dom::object>(model, "vocab"), file.vocabulary);
@@ -286,7 +288,8 @@ void read_added_tokens(dom::object root, TokenizerFile& file) {
     const auto token = as<dom::object>(element, "an added token");
     const std::string text(required<std::string_view>(token, "content"));
     // One byte would be met in ordinary text, where added tokens must not appear.
-    if (text.size() < 2) refuse(fmt::format("the added token \"{}\" of {} bytes", text, text.size()));
+    if (text.size() < 2)
+      refuse(fmt::format("the added token \"{}\" of {} bytes", text, text.size()));
     for (const std::string_view key : {"single_word", "lstrip", "rstrip"}) {
       expect_off(token, key, fmt::format("added token \"{}\"", text));
     }

@@ -76,8 +76,10 @@ void order_marks(std::vector<utf8proc_int32_t>& code_points) {
   auto begin = code_points.begin();
   while (begin != code_points.end()) {
     begin = std::find_if(begin, code_points.end(), [&](auto c) { return combining_class(c) != 0; });
-    const auto end = std::find_if(begin, code_points.end(), [&](auto c) { return combining_class(c) == 0; });
-    std::stable_sort(begin, end, [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    const auto end =
+        std::find_if(begin, code_points.end(), [&](auto c) { return combining_class(c) == 0; });
+    std::stable_sort(begin, end,
+                     [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
     begin = end;
   }
 }

@@ -32,8 +32,8 @@ TEST(FloatFormats, EveryFloat8RoundTripsAndMatchesItsDefinition) {
       EXPECT_TRUE(std::isnan(to_float(x)));
       continue;
     }
-    const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9)
-                                           : std::ldexp(8 + mantissa, exponent - 10);
+    const double magnitude =
+        exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
     EXPECT_EQ(to_float(x), bits & 0x80 ? -magnitude : magnitude) << bits;
     EXPECT_EQ(to_float8_e4m3(to_float(x)).bits, x.bits) << bits;
   }

@@ -16,10 +16,10 @@ namespace glimpse {
 namespace {
 
 using testing::demo_tokenizer;
-using testing::qwen_tokenizer_path;
-using testing::small_tokenizer_json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::qwen_tokenizer_path;
+using testing::small_tokenizer_json;
 
 using Ids = std::vector<TokenId>;
 
@@ -30,7 +30,9 @@ std::string read_text(const std::filesystem::path& path) {
   return text.str();
 }
 
-Tokenizer small_tokenizer() { return Tokenizer::from_json(small_tokenizer_json().dump()); }
+Tokenizer small_tokenizer() {
+  return Tokenizer::from_json(small_tokenizer_json().dump());
+}
 
 /// What from_json says to a document changed by `change`.
 Error refusal(const std::function<void(Json&)>& change) {
@@ -190,7 +192,8 @@ TEST(SmallTokenizer, TheLongestAddedTokenWins) {
 
 TEST(SmallTokenizer, ComposesBeforeItSplits) {
   const Tokenizer tokenizer = small_tokenizer();
-  // "é" of the byte-level alphabet is byte 0xE9, so the composed letter's bytes C3 A9 have no token.
+  // "é" of the byte-level alphabet is byte 0xE9, so the composed letter's bytes C3 A9 have no
+  // token.
   EXPECT_EQ(tokenizer.encode("e\u0301"), tokenizer.encode("\u00E9"));
 }
 
@@ -214,7 +217,8 @@ TEST(SmallTokenizer, OrdinaryTextMergesAcrossPieces) {
 
 TEST(DemoTokenizer, PiecesWithoutControlTokensEncodeAsTheirConcatenation) {
   std::mt19937 random(11);
-  const std::string alphabet[] = {"a", "the", " ", "\n", "é", "e", "\u0301", "7", "<|im", "_end|", "日"};
+  const std::string alphabet[] = {"a",      "the", " ",    "\n",    "é", "e",
+                                  "\u0301", "7",   "<|im", "_end|", "日"};
   for (int round = 0; round < 300; ++round) {
     std::vector<TextPiece> pieces;
     std::string whole;
@@ -252,7 +256,8 @@ TEST(TokenizerFile, WhatIsNotSupportedIsNamed) {
   expect([](Json& j) { j["post_processor"]["type"] = "TemplateProcessing"; }, "TemplateProcessing");
   expect([](Json& j) { j.erase("pre_tokenizer"); }, "pre_tokenizer");
   expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["type"] = "Digits"; }, "Digits");
-  expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; }, "Removed");
+  expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; },
+         "Removed");
   expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["invert"] = true; }, "invert");
   expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][1]["use_regex"] = true; }, "use_regex");
   expect([](Json& j) { j["added_tokens"][0]["lstrip"] = true; }, "lstrip");
@@ -273,7 +278,8 @@ TEST(TokenizerFile, WhatContradictsItselfIsABadModel) {
   expect([](Json& j) { j["model"]["merges"].push_back(7); }, "merge");
   expect([](Json& j) { j["model"].erase("vocab"); }, "vocab");
   expect([](Json& j) { j["added_tokens"][0]["id"] = 3; }, "id 3");
-  expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "("; }, "split pattern");
+  expect([](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "("; },
+         "split pattern");
   EXPECT_THROW((void)Tokenizer::from_json(""), Error);
   EXPECT_THROW((void)Tokenizer::from_json("[]"), Error);
   EXPECT_THROW((void)Tokenizer::from_json(R"({"model": )"), Error);

@@ -13,10 +13,12 @@ namespace {
 
 std::string utf8proc_nfc(const std::string& text) {
   utf8proc_uint8_t* result = nullptr;
-  const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                 static_cast<utf8proc_ssize_t>(text.size()), &result,
-                                 static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  const std::string copy(reinterpret_cast<const char*>(result), static_cast<size_t>(std::max<utf8proc_ssize_t>(size, 0)));
+  const auto size =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &result,
+                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const std::string copy(reinterpret_cast<const char*>(result),
+                         static_cast<size_t>(std::max<utf8proc_ssize_t>(size, 0)));
   std::free(result);
   return copy;
 }
@@ -40,21 +42,23 @@ TEST(Unicode, EveryCodePointNormalisesAsUtf8procDoes) {
 }
 
 TEST(Unicode, RandomTextWithMarksNormalisesAsUtf8procDoes) {
-  const std::vector<char32_t> alphabet = {'a', 'e', ' ', 0xE9, 0x300, 0x301, 0x316, 0x323, 0x345,
-      0x1100, 0x1161, 0x11A8, 0xAC00, 0xAC01, 0x3099, 0x304B, 0x0F73, 0x1D15E, 0x2126, 0x0958, 0x1F71};
+  const std::vector<char32_t> alphabet = {'a',    'e',    ' ',    0xE9,    0x300,  0x301,  0x316,
+                                          0x323,  0x345,  0x1100, 0x1161,  0x11A8, 0xAC00, 0xAC01,
+                                          0x3099, 0x304B, 0x0F73, 0x1D15E, 0x2126, 0x0958, 0x1F71};
   std::mt19937 random(17);
   for (int round = 0; round < 3000; ++round) {
     std::string text;
-    for (unsigned i = random() % 20; i > 0; --i) append_utf8(text, alphabet[random() % alphabet.size()]);
+    for (unsigned i = random() % 20; i > 0; --i)
+      append_utf8(text, alphabet[random() % alphabet.size()]);
     EXPECT_EQ(normalize_nfc(text), utf8proc_nfc(text));
   }
 }
 
 TEST(Unicode, MalformedBytesAreReplacedByMaximalSubparts) {
   EXPECT_EQ(replaced("a\xFFz"), "a\uFFFDz");
-  EXPECT_EQ(replaced("\xE2\x82"), "\uFFFD");               // a truncated character is one
+  EXPECT_EQ(replaced("\xE2\x82"), "\uFFFD");  // a truncated character is one
   EXPECT_EQ(replaced("\xE2\x82z"), "\uFFFDz");
-  EXPECT_EQ(replaced("\xC0\x80"), "\uFFFD\uFFFD");         // overlong
+  EXPECT_EQ(replaced("\xC0\x80"), "\uFFFD\uFFFD");            // overlong
   EXPECT_EQ(replaced("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");  // a surrogate
   EXPECT_EQ(replaced("\xF4\x90\x80\x80"), "\uFFFD\uFFFD\uFFFD\uFFFD");
   EXPECT_EQ(replaced("\xF0\x9F\x98\x81"), "\xF0\x9F\x98\x81");
