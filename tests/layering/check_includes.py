@@ -31,7 +31,7 @@ ONLY_IN = {
     "cuda_": {"cuda"},
     "cooperative_groups": {"cuda"},
     "mma.h": {"cuda"},
-    "hwy/": {"cpu"},
+    "hwy/": {"cpu", "image"},
     "simdjson": {"text"},
     "pcre2": {"text"},
     "utf8proc": {"text"},
