@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_attention.h"
 #include "cuda/cuda_context.h"
+#include "cuda/cuda_decode.h"
 #include "cuda/cuda_linear.h"
 #include "cuda/graph_cache.h"
 #include "cuda/prepare_weights.h"
@@ -134,6 +135,13 @@ class CudaBackend final : public Backend {
   void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) override;
   void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) override;
   void do_count_tokens(Tensor ids, Tensor line, Tensor counts) override;
+  void do_decoder_layers(const DecoderShape& shape, std::span<const DecoderLayerWeights> layers,
+                         const DecoderInputs& inputs, const DecoderActivations& act,
+                         const TraceFunction& trace) override {
+    context_.make_current();
+    if (!trace && run_decode_layers(context_, shape, layers, inputs, act)) return;
+    Backend::do_decoder_layers(shape, layers, inputs, act, trace);
+  }
 
  private:
   [[nodiscard]] cudaStream_t stream() const { return context_.stream(); }

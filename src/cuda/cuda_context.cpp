@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "cuda/decode_layers.h"
+#include "cuda/gemv.h"
 #include "glimpse/error.h"
 
 namespace glimpse::cuda {
@@ -34,6 +36,12 @@ CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(
   require(cudaSetDevice(card.device), "choosing the card");
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   sampling_workspace_ = allocate(sampling_workspace_bytes(), "the sampling workspace");
+  decode_workspace_ = allocate(decode_workspace_bytes(), "the decode workspace");
+  require(cudaMemsetAsync(decode_workspace_.data(), 0,
+                          static_cast<size_t>(decode_workspace_bytes()), stream_),
+          "clearing the decode workspace");
+  require(prepare_gemv(), "preparing the streamed product");
+  require(prepare_decode(), "preparing the fused decoder");
 }
 
 CudaContext::~CudaContext() {

@@ -51,12 +51,15 @@ class CudaContext {
   void turn_off(Family family) { enabled_[static_cast<size_t>(family)] = false; }
   /// sampling_workspace_bytes() on the device.
   [[nodiscard]] void* sampling_workspace() const { return sampling_workspace_.data(); }
+  /// decode_workspace_bytes() on the device, zeros between steps.
+  [[nodiscard]] void* decode_workspace() const { return decode_workspace_.data(); }
 
  private:
   CardInfo card_;
   cudaStream_t stream_ = nullptr;
   bool enabled_[kNumFamilies] = {};
   Buffer sampling_workspace_;
+  Buffer decode_workspace_;
 };
 
 [[nodiscard]] Element element_of(DType dtype);
