@@ -4,14 +4,15 @@
 //
 // Conventions: row-major; the innermost stride of every tensor is 1; all outer dimensions together
 // have one even stride (Tensor::as_rows), except that [tokens, heads, dim] may have a stride of its
-// own for tokens: heads inside a fused projection. "activation" means f32 or bf16. Sums, means and softmax
-// are taken in f32 whatever the dtype. Unless said otherwise an output may alias an input of the
-// same shape and dtype exactly, and must not overlap it otherwise.
+// own for tokens: heads inside a fused projection. "activation" means f32 or bf16. Sums, means and
+// softmax are taken in f32 whatever the dtype. Unless said otherwise an output may alias an input
+// of the same shape and dtype exactly, and must not overlap it otherwise.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,8 +29,8 @@ inline constexpr int64_t kKvPageTokens = 32;
 
 /// Keys and values of one layer, in pages that belong to any sequence.
 struct PagedKv {
-  Tensor keys;    // [num_pages, num_kv_heads, kKvPageTokens, head_dim] f32, bf16 or f8_e4m3
-  Tensor values;  // the same
+  Tensor keys;          // [num_pages, num_kv_heads, kKvPageTokens, head_dim] f32, bf16 or f8_e4m3
+  Tensor values;        // the same
   Tensor key_scales;    // [num_pages, num_kv_heads, kKvPageTokens] f32, only with f8_e4m3:
   Tensor value_scales;  // one factor per page, head and token; stored value = f8 * scale
 };
@@ -94,8 +95,8 @@ struct DecoderShape {
 
 /// Picture rows of a batch: hidden[rows[i]] += deepstack[layer][i] after the first layers.
 struct DeepstackRows {
-  Tensor rows;                     // [n] i32: rows of the batch
-  std::vector<Tensor> deepstack;   // one [n, hidden] activation per injected layer
+  Tensor rows;                    // [n] i32: rows of the batch
+  std::vector<Tensor> deepstack;  // one [n, hidden] activation per injected layer
 };
 
 /// Activations of one pass through the decoder; T = rows of the batch.
@@ -114,12 +115,20 @@ struct DecoderInputs {
   Tensor sines;    // [T, head_dim / 2] f32
   Tensor slots;    // [T] i32: page * kKvPageTokens + offset, where each row's k and v are stored
   PagedSpans spans;
-  std::span<const PagedKv> kv;                     // one per layer
-  std::span<const DeepstackRows> deepstack = {};   // one per picture piece in the batch
+  std::span<const PagedKv> kv;                    // one per layer
+  std::span<const DeepstackRows> deepstack = {};  // one per picture piece in the batch
 };
 
 /// Sees intermediate tensors by name ("text.layer.3"); used by tests and --trace only.
 using TraceFunction = std::function<void(std::string_view name, int64_t index, Tensor value)>;
+
+/// Device memory as the driver sees it, other programs' share included. All zero: host memory,
+/// which is not limited.
+struct DeviceMemory {
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;
+  int64_t own_bytes = 0;  // what the backend took when it was made: context, kernels, workspaces
+};
 
 /// Runs operations in order on one device. One thread at a time. Calls may return before the work
 /// is done: download() and synchronize() wait. Throws Error(device) when the device fails and
@@ -132,7 +141,11 @@ class Backend {
   /// "cpu (AVX-512 BF16, 2 threads)", "cuda:0 (NVIDIA GeForce RTX 5060, sm_120)".
   [[nodiscard]] virtual std::string description() const = 0;
 
+  /// Sentences for the user, such as kernels that failed their self-test and are not used.
+  [[nodiscard]] virtual std::vector<std::string> warnings() const { return {}; }
+
   // ---- memory -------------------------------------------------------------------------------
+  [[nodiscard]] virtual DeviceMemory memory() const { return {}; }
   /// `name` is the planner's word for it and appears in the error when memory is short.
   [[nodiscard]] virtual Buffer allocate(int64_t num_bytes, std::string_view name) = 0;
   /// Host to device. `to` is contiguous and of bytes.size() bytes. The source may be reused when
@@ -231,7 +244,8 @@ class Backend {
   /// -inf; temperature; top-k; top-p; min-p; softmax; the first token (by falling probability, then
   /// rising id) whose cumulative probability exceeds `uniform`.
   ///   logits [rows, vocab] f32, overwritten   ids [rows] i32
-  ///   log_probs [rows] f32: the chosen token's log-softmax of the logits as given, before penalties
+  ///   log_probs [rows] f32: the chosen token's log-softmax of the logits as given, before
+  ///   penalties
   void sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs);
   /// The `ids.size(1)` most likely tokens of each row, best first, with their log-softmax.
   ///   logits [rows, vocab] f32   ids [rows, n] i32   log_probs [rows, n] f32
@@ -279,8 +293,7 @@ class Backend {
                                Tensor out) = 0;
   virtual void do_attend_packed(Tensor q, Tensor k, Tensor v,
                                 std::span<const int64_t> segment_begin, Tensor out) = 0;
-  virtual void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids,
-                         Tensor log_probs) = 0;
+  virtual void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) = 0;
   virtual void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) = 0;
   virtual void do_count_tokens(Tensor ids, Tensor line, Tensor counts) = 0;
 
@@ -302,6 +315,19 @@ struct BackendOptions {
   int cuda_device = 0;
   int num_threads = 0;  // CPU threads; 0 = one per usable core
 };
+
+/// What is known of a GPU before anything is made on it.
+struct GpuInfo {
+  std::string name;
+  int capability_major = 0;
+  int capability_minor = 0;
+  int driver_version = 0;  // of CUDA: 13000 is 13.0
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;  // -1: unknown
+};
+
+/// Empty with a sentence in `why_not` when CUDA cannot use GPU `device`. Makes nothing on the card.
+[[nodiscard]] std::optional<GpuInfo> find_gpu(int device, std::string* why_not = nullptr);
 
 /// The first backend of the priority list (CUDA, then CPU) that works and fits `options`. Throws
 /// Error(device) when a backend named explicitly is not there. `why_not_cuda`, where given, is set

@@ -19,9 +19,12 @@ namespace {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(const CardInfo& card, const CudaOptions& options)
-      : context_(card, options.plain_kernels_only),
+      : before_(read_memory(card.device)),
+        context_(card, options.plain_kernels_only),
         ring_(context_.stream()),
-        graphs_(context_.stream()) {}
+        graphs_(context_.stream()) {
+    if (before_) own_bytes_ = before_->free_bytes - memory().free_bytes;
+  }
   ~CudaBackend() override {
     try {
       context_.make_current();
@@ -36,6 +39,13 @@ class CudaBackend final : public Backend {
     return fmt::format("cuda:{} ({}, sm_{}{})", card.device, card.name, card.major, card.minor);
   }
 
+  [[nodiscard]] DeviceMemory memory() const override {
+    context_.make_current();
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    require(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the free memory");
+    return {static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes), own_bytes_};
+  }
   [[nodiscard]] Buffer allocate(int64_t num_bytes, std::string_view name) override {
     return context_.allocate(num_bytes, name);
   }
@@ -155,6 +165,8 @@ class CudaBackend final : public Backend {
   void norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
             const Tensor& out);
 
+  std::optional<CardMemory> before_;  // read before the context is made
+  int64_t own_bytes_ = 0;             // 0: unknown
   CudaContext context_;
   StagingRing ring_;
   GraphCache graphs_;

@@ -17,6 +17,9 @@ struct CudaOptions {
 /// Why a CUDA backend cannot be made for `device`, in one sentence; empty when it can.
 [[nodiscard]] std::string why_no_cuda(int device);
 
+/// Of a device for which why_no_cuda() is empty.
+[[nodiscard]] GpuInfo read_gpu_info(int device);
+
 /// Throws Error(device) with why_no_cuda() when it cannot be made.
 [[nodiscard]] std::unique_ptr<Backend> create_cuda_backend(int device,
                                                            const CudaOptions& options = {});

@@ -28,7 +28,14 @@ CardInfo read_card(int device) {
   card.num_multiprocessors = properties.multiProcessorCount;
   card.shared_bytes_per_multiprocessor = static_cast<int>(properties.sharedMemPerMultiprocessor);
   card.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
+  card.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   return card;
+}
+
+std::optional<CardMemory> read_memory(int device) {
+  char bus_id[32] = "";
+  require(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), device), "reading the card's address");
+  return read_card_memory(bus_id);
 }
 
 CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(card) {

@@ -4,10 +4,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "cuda/kernels.h"
+#include "cuda/nvml.h"
 #include "tensor/arena.h"
 #include "tensor/tensor.h"
 
@@ -29,8 +31,11 @@ struct CardInfo {
   int num_multiprocessors = 0;
   int shared_bytes_per_multiprocessor = 0;
   int shared_bytes_per_block = 0;  // with the opt-in
+  int64_t total_bytes = 0;
 };
 [[nodiscard]] CardInfo read_card(int device);
+/// The card's memory, read without making a context; empty where the driver does not tell.
+[[nodiscard]] std::optional<CardMemory> read_memory(int device);
 
 /// The card, one stream on it, and which kernel families may be used. One thread at a time.
 class CudaContext {

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/cuda_context.h"
 
 namespace glimpse {
 namespace cuda {
@@ -85,6 +86,16 @@ std::string why_no_cuda(int device) {
     return fmt::format("GPU {} does not answer", device);
   }
   return cuda::why_not_capability(major, minor, GLIMPSE_CUDA_ARCHITECTURES);
+}
+
+GpuInfo read_gpu_info(int device) {
+  const cuda::CardInfo card = cuda::read_card(device);
+  GpuInfo info{.name = card.name, .capability_major = card.major, .capability_minor = card.minor};
+  cuda::require(cudaDriverGetVersion(&info.driver_version), "asking for the driver's version");
+  const std::optional<cuda::CardMemory> memory = cuda::read_memory(device);
+  info.total_bytes = memory ? memory->total_bytes : card.total_bytes;
+  info.free_bytes = memory ? memory->free_bytes : -1;
+  return info;
 }
 
 }  // namespace glimpse
