@@ -70,20 +70,20 @@ void widen_any(const W* row, const float* scales, int64_t columns, float* out) {
   }
 }
 
-void WidenF32(const float* r, const float* s, int64_t n, float* o) {
+void widen_f32_row(const float* r, const float* s, int64_t n, float* o) {
   widen_any(r, s, n, o);
 }
-void WidenF16(const Float16* r, const float* s, int64_t n, float* o) {
+void widen_f16_row(const Float16* r, const float* s, int64_t n, float* o) {
   widen_any(r, s, n, o);
 }
-void WidenBf16(const BFloat16* r, const float* s, int64_t n, float* o) {
+void widen_bf16_row(const BFloat16* r, const float* s, int64_t n, float* o) {
   widen_any(r, s, n, o);
 }
-void WidenF8(const Float8E4M3* r, const float* s, int64_t n, float* o) {
+void widen_f8_row(const Float8E4M3* r, const float* s, int64_t n, float* o) {
   widen_any(r, s, n, o);
 }
 
-void Narrow(const float* row, int64_t columns, BFloat16* out) {
+void narrow_f32_row(const float* row, int64_t columns, BFloat16* out) {
   const Floats d;
   const hn::RebindToUnsigned<Floats> d32;
   const hn::Rebind<uint16_t, Floats> d16;
@@ -143,8 +143,9 @@ HWY_INLINE void tile_row(const float* x, int64_t x_stride, const float* w, int64
   }
 }
 
-void MultiplyF32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
-                 int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
+void multiply_f32_tiles(const float* x, int64_t x_stride, int64_t num_x, const float* w,
+                        int64_t w_stride, int64_t num_w, int64_t columns, float* sums,
+                        int64_t sums_stride) {
   int64_t t = 0;
   for (; t + 4 <= num_x; t += 4) {
     tile_row<4>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
@@ -156,13 +157,13 @@ void MultiplyF32(const float* x, int64_t x_stride, int64_t num_x, const float* w
   }
 }
 
-float Dot(const float* x, const float* y, int64_t count) {
+float dot_rows(const float* x, const float* y, int64_t count) {
   float sum = 0;
   tile<1, 1>(x, 0, y, 0, count, &sum, 0);
   return sum;
 }
 
-void AddScaled(const float* x, float weight, int64_t count, float* sums) {
+void add_scaled_row(const float* x, float weight, int64_t count, float* sums) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const Vector factor = hn::Set(d, weight);
@@ -175,7 +176,7 @@ void AddScaled(const float* x, float weight, int64_t count, float* sums) {
 
 // ---- elementwise ------------------------------------------------------------------------------
 
-void Softmax(float* scores, int64_t count, int64_t padded, float scale) {
+void softmax_row(float* scores, int64_t count, int64_t padded, float scale) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   Vector largest_lanes = hn::Set(d, scores[0]);
@@ -215,7 +216,7 @@ HWY_INLINE Vector sigmoid(Floats d, Vector x) {
   return hn::Div(one, hn::Add(one, e));
 }
 
-void SiluMul(const float* gate, const float* up, int64_t count, float* out) {
+void silu_mul_row(const float* gate, const float* up, int64_t count, float* out) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
@@ -226,7 +227,7 @@ void SiluMul(const float* gate, const float* up, int64_t count, float* out) {
   for (; i < count; ++i) out[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
 }
 
-void GeluTanh(float* x, int64_t count) {
+void gelu_tanh_row(float* x, int64_t count) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   // 0.5 (1 + tanh(y)) is the logistic function of 2 y.
@@ -244,10 +245,10 @@ void GeluTanh(float* x, int64_t count) {
   }
 }
 
-void RmsNorm(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
+void rms_norm_row(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const float mean = Dot(x, x, count) / static_cast<float>(count);
+  const float mean = dot_rows(x, x, count) / static_cast<float>(count);
   const float factor = 1.0F / std::sqrt(mean + epsilon);
   const Vector factors = hn::Set(d, factor);
   int64_t i = 0;
@@ -258,8 +259,8 @@ void RmsNorm(const float* x, const float* weight, float epsilon, int64_t count, 
   for (; i < count; ++i) out[i] = x[i] * factor * weight[i];
 }
 
-void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, int64_t count,
-               float* out) {
+void layer_norm_row(const float* x, const float* weight, const float* bias, float epsilon,
+                    int64_t count, float* out) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   Vector sums = hn::Zero(d);
@@ -285,7 +286,7 @@ void LayerNorm(const float* x, const float* weight, const float* bias, float eps
   for (; i < count; ++i) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
 }
 
-const char* Target() {
+const char* target_name() {
   return hwy::TargetName(HWY_TARGET);
 }
 
@@ -296,66 +297,66 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace glimpse::cpu {
 
-HWY_EXPORT(WidenF32);
-HWY_EXPORT(WidenF16);
-HWY_EXPORT(WidenBf16);
-HWY_EXPORT(WidenF8);
-HWY_EXPORT(Narrow);
-HWY_EXPORT(MultiplyF32);
-HWY_EXPORT(Dot);
-HWY_EXPORT(AddScaled);
-HWY_EXPORT(Softmax);
-HWY_EXPORT(SiluMul);
-HWY_EXPORT(GeluTanh);
-HWY_EXPORT(RmsNorm);
-HWY_EXPORT(LayerNorm);
-HWY_EXPORT(Target);
+HWY_EXPORT(widen_f32_row);
+HWY_EXPORT(widen_f16_row);
+HWY_EXPORT(widen_bf16_row);
+HWY_EXPORT(widen_f8_row);
+HWY_EXPORT(narrow_f32_row);
+HWY_EXPORT(multiply_f32_tiles);
+HWY_EXPORT(dot_rows);
+HWY_EXPORT(add_scaled_row);
+HWY_EXPORT(softmax_row);
+HWY_EXPORT(silu_mul_row);
+HWY_EXPORT(gelu_tanh_row);
+HWY_EXPORT(rms_norm_row);
+HWY_EXPORT(layer_norm_row);
+HWY_EXPORT(target_name);
 
 const char* instruction_set() {
-  return HWY_DYNAMIC_DISPATCH(Target)();
+  return HWY_DYNAMIC_DISPATCH(target_name)();
 }
 
 void widen_row(const float* row, const float* scales, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(WidenF32)(row, scales, columns, out);
+  HWY_DYNAMIC_DISPATCH(widen_f32_row)(row, scales, columns, out);
 }
 void widen_row(const Float16* row, const float* scales, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(WidenF16)(row, scales, columns, out);
+  HWY_DYNAMIC_DISPATCH(widen_f16_row)(row, scales, columns, out);
 }
 void widen_row(const BFloat16* row, const float* scales, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(WidenBf16)(row, scales, columns, out);
+  HWY_DYNAMIC_DISPATCH(widen_bf16_row)(row, scales, columns, out);
 }
 void widen_row(const Float8E4M3* row, const float* scales, int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(WidenF8)(row, scales, columns, out);
+  HWY_DYNAMIC_DISPATCH(widen_f8_row)(row, scales, columns, out);
 }
 void narrow_row(const float* row, int64_t columns, BFloat16* out) {
-  HWY_DYNAMIC_DISPATCH(Narrow)(row, columns, out);
+  HWY_DYNAMIC_DISPATCH(narrow_f32_row)(row, columns, out);
 }
 void multiply_f32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
                   int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
-  HWY_DYNAMIC_DISPATCH(MultiplyF32)
+  HWY_DYNAMIC_DISPATCH(multiply_f32_tiles)
   (x, x_stride, num_x, w, w_stride, num_w, columns, sums, sums_stride);
 }
 void softmax(float* scores, int64_t count, int64_t padded, float scale) {
-  HWY_DYNAMIC_DISPATCH(Softmax)(scores, count, padded, scale);
+  HWY_DYNAMIC_DISPATCH(softmax_row)(scores, count, padded, scale);
 }
 void add_scaled(const float* x, float weight, int64_t count, float* sums) {
-  HWY_DYNAMIC_DISPATCH(AddScaled)(x, weight, count, sums);
+  HWY_DYNAMIC_DISPATCH(add_scaled_row)(x, weight, count, sums);
 }
 float dot(const float* x, const float* y, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(Dot)(x, y, count);
+  return HWY_DYNAMIC_DISPATCH(dot_rows)(x, y, count);
 }
 void silu_mul(const float* gate, const float* up, int64_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(SiluMul)(gate, up, count, out);
+  HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, count, out);
 }
 void gelu_tanh(float* x, int64_t count) {
-  HWY_DYNAMIC_DISPATCH(GeluTanh)(x, count);
+  HWY_DYNAMIC_DISPATCH(gelu_tanh_row)(x, count);
 }
 void rms_norm(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, weight, epsilon, count, out);
+  HWY_DYNAMIC_DISPATCH(rms_norm_row)(x, weight, epsilon, count, out);
 }
 void layer_norm(const float* x, const float* weight, const float* bias, float epsilon,
                 int64_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(LayerNorm)(x, weight, bias, epsilon, count, out);
+  HWY_DYNAMIC_DISPATCH(layer_norm_row)(x, weight, bias, epsilon, count, out);
 }
 
 void gelu_erf(float* x, int64_t count) {
