@@ -1,7 +1,7 @@
 # What a user gets: the program, the library with its headers and CMake package, the bundled model.
 include(CMakePackageConfigHelpers)
 file(GLOB app_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/apps/*.cpp)
-if(NOT EXISTS ${PROJECT_SOURCE_DIR}/src/runtime/engine.cpp)
+if(NOT EXISTS ${PROJECT_SOURCE_DIR}/src/text/chat_template.cpp)
   return()
 endif()
 add_executable(glimpse_program ${app_sources})
@@ -17,6 +17,7 @@ add_library(glimpse SHARED ${PROJECT_BINARY_DIR}/library.cpp)
 target_link_libraries(glimpse PRIVATE
   $<LINK_LIBRARY:WHOLE_ARCHIVE,glimpse_runtime> $<LINK_LIBRARY:WHOLE_ARCHIVE,glimpse_model>)
 set_target_properties(glimpse PROPERTIES VERSION ${PROJECT_VERSION}
+                      LINK_LIBRARY_OVERRIDE "WHOLE_ARCHIVE,glimpse_runtime,glimpse_model"
                       SOVERSION ${PROJECT_VERSION_MAJOR})
 target_include_directories(glimpse INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(glimpse INTERFACE cxx_std_20)

@@ -82,6 +82,10 @@ class LanguageModel {
   Tensor run(const Batch& batch, std::span<const PagedKv> kv, const LanguageActivations& act,
              const TraceFunction& trace = {});
 
+  /// Where run() leaves the logits of a batch with `num_outputs` outputs.
+  [[nodiscard]] Tensor logits(int64_t num_outputs) const {
+    return buffers_.logits.slice(0, 0, num_outputs);
+  }
   [[nodiscard]] const StepLimits& limits() const { return limits_; }
   [[nodiscard]] const TextConfig& config() const { return config_; }
 

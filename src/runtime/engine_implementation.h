@@ -1,0 +1,131 @@
+// Inside Engine: callers' threads put messages into the inbox, workers prepare prompts, and one
+// thread owns every tensor and runs step() until nobody is left.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "glimpse/engine.h"
+#include "model/language_model.h"
+#include "model/vision_encoder.h"
+#include "runtime/kv_cache.h"
+#include "runtime/loaded_model.h"
+#include "runtime/open_request.h"
+#include "runtime/pacer.h"
+#include "runtime/picture_cache.h"
+#include "runtime/sampler.h"
+#include "runtime/scheduler.h"
+#include "runtime/worker_pool.h"
+
+namespace glimpse {
+
+class Engine::Implementation {
+ public:
+  explicit Implementation(const EngineOptions& options);
+  ~Implementation();
+
+  // Any thread.
+  RequestId submit(Request request, EventCallback on_event);
+  void cancel(RequestId id);
+  [[nodiscard]] const ModelInfo& model_info() const { return model_info_; }
+  [[nodiscard]] EngineStatus status() const;
+
+ private:
+  using Message = std::function<void()>;
+
+  // ---- the engine's thread (engine.cpp) -----------------------------------------------------
+  void run();
+  /// Runs the messages of the inbox, waiting for one when `has_work` is false. False: stop.
+  bool handle_messages(bool has_work);
+  /// Computes one step. False when there was nothing to compute.
+  bool step();
+  void run_vision(const StepPlan& plan);
+  void begin_vision(const PictureOf& picture);
+  void run_language(const StepPlan& plan);
+  [[nodiscard]] Tensor forward(const Batch& batch, const StepPlan& plan);
+  /// A token for each of these ranges, in their order.
+  [[nodiscard]] std::vector<SampledToken> sample(std::span<const TokenRange> due,
+                                                 const Tensor& logits);
+  [[nodiscard]] std::span<const uint32_t> allowed_tokens(OpenRequest& request);
+  void drop_dead_pixels(OpenRequest& request);
+
+  // ---- from plan to batch (engine_batch.cpp) ------------------------------------------------
+  [[nodiscard]] Batch make_batch(const StepPlan& plan);
+  void add_range(const TokenRange& range, Batch& batch);
+  void add_pictures(const TokenRange& range, Batch& batch);
+  /// Fills a decode batch up to a shape that many steps share, so that few are recorded.
+  void pad_for_replay(Batch& batch) const;
+
+  // ---- requests (engine_requests.cpp) -------------------------------------------------------
+  void post(Message message);
+  void accept(std::unique_ptr<OpenRequest> request);
+  void start_preparations();
+  void prepare(std::shared_ptr<Preparation> preparation, RequestId id);
+  void finish_preparation(RequestId id, Preparation preparation);
+  void want_pixels(const PictureOf& picture);
+  void take_token(OpenRequest& request, const SampledToken& sampled);
+  [[nodiscard]] std::optional<TokenLogProbs> log_probs_of(const OpenRequest& request,
+                                                          const SampledToken& sampled) const;
+  void finish(OpenRequest& request, FinishReason reason);
+  void fail(OpenRequest& request, const Error& error);
+  void fail_all(const Error& error);
+  /// Sends the last event and forgets the request.
+  void close(OpenRequest& request, Event event);
+  void emit(OpenRequest& request, const Event& event);
+  [[nodiscard]] OpenRequest* find(RequestId id);
+  [[nodiscard]] OpenRequest& request_of(const Sequence& sequence);
+  void publish_status();
+
+  EngineOptions options_;
+  LoadedModel model_;
+  ModelInfo model_info_;
+
+  // Memory, exactly as planned.
+  std::optional<Arena> kv_arena_;
+  std::optional<Arena> activations_arena_;
+  std::optional<Arena> visual_store_arena_;
+  std::optional<Arena> tables_arena_;
+
+  // Owned by the engine's thread.
+  KvPool kv_pool_;
+  StepActivations activations_;
+  VisualTokens visual_store_;
+  std::optional<VisionEncoder> vision_;
+  std::optional<LanguageModel> language_;
+  std::optional<Sampler> sampler_;
+  KvCache kv_cache_;
+  PictureCache picture_cache_;
+  Scheduler scheduler_;
+  Pacer pacer_;
+  std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;
+  std::deque<std::pair<RequestId, std::shared_ptr<Preparation>>> to_prepare_;
+  int num_preparing_ = 0;
+  std::optional<RequestId> encoding_for_;  // whose picture is in the vision tower
+  int64_t encoding_patches_ = 0;
+  TokenId think_begin_ = -1;
+  TokenId think_end_ = -1;
+  EngineStatus counters_;
+
+  // Shared with callers and workers.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Message> inbox_;
+  EngineStatus status_;
+  int num_open_ = 0;
+  RequestId next_id_ = 1;
+  bool stopping_ = false;
+
+  // Last: their threads use everything above.
+  std::optional<WorkerPool> workers_;
+  std::thread thread_;
+};
+
+}  // namespace glimpse

@@ -1,0 +1,38 @@
+// The threads that read, decode and resize pictures and tokenise text, so that neither the engine's
+// thread nor a caller's ever does. Started when there is first something to do.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace glimpse {
+
+/// Runs tasks in the order they came, at most `num_threads` at once. Thread-safe.
+class WorkerPool {
+ public:
+  explicit WorkerPool(int num_threads) : num_threads_(num_threads) {}
+  /// Waits for tasks that run and drops those that wait.
+  ~WorkerPool();
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  /// `task` must not throw.
+  void post(std::function<void()> task);
+
+ private:
+  void work();
+
+  int num_threads_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<std::thread> threads_;
+  int num_idle_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace glimpse
