@@ -77,10 +77,11 @@ VisualTokens carve_visual_tokens(const VisionConfig& config, Arithmetic arithmet
 
 VisionEncoder::VisionEncoder(Backend& backend, const VisionConfig& config,
                              const VisionWeights& weights, Arithmetic arithmetic,
-                             int64_t max_patches, Arena& arena)
+                             int64_t max_patches, Arena& arena, VisionWeightStream* stream)
     : backend_(backend),
       config_(config),
       weights_(weights),
+      stream_(stream),
       act_(VisionActivations::carve(config, arithmetic, max_patches, arena)) {
   check(!arena.is_measuring(), "an encoder needs memory; VisionActivations::carve() measures");
 }
@@ -184,18 +185,25 @@ bool VisionEncoder::advance(int64_t num_blocks, const TraceFunction& trace) {
     trace_tensor(trace, "vision.block", next_block_, act_.hidden.slice(0, 0, num_patches_));
     const auto tap = std::find(taps.begin(), taps.end(), next_block_);
     if (tap == taps.end()) continue;
-    const auto index = static_cast<size_t>(tap - taps.begin());
-    merge(weights_.deepstack_mergers[index],
-          [&](const VisualTokens& tokens) { return tokens.deepstack[index]; });
+    const int64_t index = tap - taps.begin();
+    merge(merger_weights(index),
+          [&](const VisualTokens& tokens) { return tokens.deepstack[static_cast<size_t>(index)]; });
   }
   if (next_block_ < config_.depth) return false;
-  merge(weights_.merger, [](const VisualTokens& tokens) { return tokens.embeddings; });
+  merge(merger_weights(kMainMerger), [](const VisualTokens& tokens) { return tokens.embeddings; });
   next_block_ = -1;
   return true;
 }
 
-const VisionBlockWeights& VisionEncoder::block_weights(int64_t block) const {
+const VisionBlockWeights& VisionEncoder::block_weights(int64_t block) {
+  if (stream_ != nullptr) return stream_->block(block);
   return weights_.blocks[static_cast<size_t>(block)];
+}
+
+const VisionMergerWeights& VisionEncoder::merger_weights(int64_t index) {
+  if (stream_ != nullptr) return stream_->merger(index);
+  if (index == kMainMerger) return weights_.merger;
+  return weights_.deepstack_mergers[static_cast<size_t>(index)];
 }
 
 void VisionEncoder::run_block(const VisionBlockWeights& weights) {

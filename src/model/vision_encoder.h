@@ -12,6 +12,7 @@
 #include "image/image_processor.h"
 #include "model/batch.h"
 #include "model/config.h"
+#include "model/vision_weight_stream.h"
 #include "model/weights.h"
 
 namespace glimpse {
@@ -51,10 +52,12 @@ struct VisionPicture {
 /// One pass at a time, on one thread. `weights` must outlive it.
 class VisionEncoder {
  public:
-  /// Takes its activations from `arena`; their memory is its own from begin() until advance()
+  /// With a `stream` the matrices come from there instead of `weights`. Takes its activations from
+  /// `arena`; their memory is its own from begin() until advance()
   /// returns true, and free for others between passes.
   VisionEncoder(Backend& backend, const VisionConfig& config, const VisionWeights& weights,
-                Arithmetic arithmetic, int64_t max_patches, Arena& arena);
+                Arithmetic arithmetic, int64_t max_patches, Arena& arena,
+                VisionWeightStream* stream = nullptr);
 
   /// Starts a pass: patches, position embeddings and rotary tables. Throws Error(internal) when the
   /// pictures have more than max_patches() together, or a pass is under way.
@@ -75,11 +78,13 @@ class VisionEncoder {
   void run_block(const VisionBlockWeights& weights);
   template <typename Output>
   void merge(const VisionMergerWeights& weights, const Output& output);
-  [[nodiscard]] const VisionBlockWeights& block_weights(int64_t block) const;
+  [[nodiscard]] const VisionBlockWeights& block_weights(int64_t block);
+  [[nodiscard]] const VisionMergerWeights& merger_weights(int64_t index);
 
   Backend& backend_;
   VisionConfig config_;
   const VisionWeights& weights_;
+  VisionWeightStream* stream_;  // null: everything is in weights_
   VisionActivations act_;
   std::vector<int32_t> staging_;
   // The pass under way.

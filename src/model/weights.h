@@ -54,6 +54,11 @@ struct VisionWeights {
 struct BindOptions {
   /// Store the decoder's BF16 projections as block FP8 (model/quantize.h).
   bool quantize_to_fp8 = false;
+  /// Leave the matrices of the vision tower's blocks and mergers out: a VisionWeightStream brings
+  /// them when they are needed.
+  bool streams_vision = false;
+  /// Give the file's pages back to the page cache once a device has its own copy.
+  bool releases_pages = true;
   /// Called as weights become ready with the bytes of the checkpoint done so far.
   std::function<void(int64_t done_bytes)> on_progress = {};
 };

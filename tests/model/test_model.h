@@ -64,6 +64,7 @@ struct TestPicture {
 struct TestModelOptions {
   Arithmetic arithmetic = Arithmetic::exact;
   bool quantize_to_fp8 = false;
+  bool streams_vision = false;
   int64_t max_patches = 2048;
   int64_t max_rows = 512;
 };
@@ -81,7 +82,8 @@ class TestModel {
     const BindOptions bind{.quantize_to_fp8 = options.quantize_to_fp8};
     const auto bind_all = [&](Arena& arena) {
       language_weights_ = bind_language_weights(store_, config_.text, *backend_, arena, bind);
-      vision_weights_ = bind_vision_weights(store_, *config_.vision, *backend_, arena);
+      vision_weights_ = bind_vision_weights(store_, *config_.vision, *backend_, arena,
+                                            {.streams_vision = options.streams_vision});
     };
     weights_arena_.emplace(measured_arena(*backend_, "weights", bind_all));
     bind_all(*weights_arena_);
@@ -106,18 +108,28 @@ class TestModel {
       static_cast<void>(VisionActivations::carve(*config_.vision, options.arithmetic,
                                                  options.max_patches, arena));
     };
-    step_arena_.emplace(measured_arena(*backend_, "steps", measure));
+    const int64_t slot_bytes = VisionWeightStream::slot_bytes(store_, *config_.vision, *backend_);
+    const auto measure_all = [&](Arena& arena) {
+      measure(arena);
+      if (options.streams_vision) VisionWeightStream::carve(slot_bytes, arena);
+    };
+    step_arena_.emplace(measured_arena(*backend_, "steps", measure_all));
     lay_out(*step_arena_);
     language_.emplace(*backend_, config_.text, language_weights_, options.arithmetic, limits,
                       *step_arena_);
+    if (options.streams_vision) {
+      stream_.emplace(store_, *config_.vision, *backend_, vision_weights_, *step_arena_);
+    }
     vision_.emplace(*backend_, *config_.vision, vision_weights_, options.arithmetic,
-                    options.max_patches, *step_arena_);
+                    options.max_patches, *step_arena_, stream_ ? &*stream_ : nullptr);
   }
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] Backend& backend() { return *backend_; }
   [[nodiscard]] const LanguageWeights& language_weights() const { return language_weights_; }
   [[nodiscard]] VisionEncoder& vision() { return *vision_; }
+  [[nodiscard]] int64_t weight_bytes() const { return weights_arena_->used_bytes(); }
+  [[nodiscard]] int64_t step_bytes() const { return step_arena_->used_bytes(); }
 
   /// Encodes pictures in one pass, `blocks_at_once` blocks a step, and keeps their tokens.
   void encode(const std::vector<TestPicture>& pictures, const TraceFunction& trace = {},
@@ -243,6 +255,7 @@ class TestModel {
   std::optional<LanguageActivations> activations_;
   std::vector<PagedKv> kv_;
   std::optional<LanguageModel> language_;
+  std::optional<VisionWeightStream> stream_;
   std::optional<VisionEncoder> vision_;
   std::vector<VisualTokens> visual_;
   std::vector<PatchGrid> grids_;
