@@ -51,8 +51,11 @@ Engine::Implementation::Implementation(const EngineOptions& options)
       KvPool::carve(config.text, shape.kv_dtype, shape.kv_pages, open_arena(kv_arena_, kKvItem));
   const auto carve_vision = [&](Arena& arena) {
     if (!model_.vision) return;
+    if (shape.streams_vision) {
+      vision_stream_.emplace(model_.store, *config.vision, backend, *model_.vision, arena);
+    }
     vision_.emplace(backend, *config.vision, *model_.vision, shape.arithmetic,
-                    shape.max_picture_patches, arena);
+                    shape.max_picture_patches, arena, vision_stream_ ? &*vision_stream_ : nullptr);
   };
   activations_ = StepActivations::carve(config.text, shape, carve_vision,
                                         open_arena(activations_arena_, kActivationsItem));

@@ -98,6 +98,7 @@ class Engine::Implementation {
   KvPool kv_pool_;
   StepActivations activations_;
   VisualTokens visual_store_;
+  std::optional<VisionWeightStream> vision_stream_;  // with vision weights on demand
   std::optional<VisionEncoder> vision_;
   std::optional<LanguageModel> language_;
   std::optional<Sampler> sampler_;

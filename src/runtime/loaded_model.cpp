@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/model_directory.h"
+#include "model/vision_weight_stream.h"
 
 namespace glimpse {
 namespace {
@@ -46,6 +47,11 @@ WeightFacts measure_weights(WeightStore& store, const ModelConfig& config, Backe
     Arena vision = Arena::measuring(backend.device());
     static_cast<void>(bind_vision_weights(store, *config.vision, backend, vision, options));
     facts.vision_bytes = vision.peak_bytes();
+    Arena streamed = Arena::measuring(backend.device());
+    static_cast<void>(
+        bind_vision_weights(store, *config.vision, backend, streamed, {.streams_vision = true}));
+    facts.streamed_vision_bytes = streamed.peak_bytes();
+    facts.vision_slot_bytes = VisionWeightStream::slot_bytes(store, *config.vision, backend);
   }
   return facts;
 }
@@ -95,7 +101,8 @@ LoadedModel::LoadedModel(const EngineOptions& options)
       std::async(std::launch::async, [this] { return ModelText::open(files.directory); });
   backend = open_backend(options);
   weight_facts = measure_weights(store, files.config, *backend, options.quantize_to_fp8);
-  plan = plan_memory(files.config, files.pictures, weight_facts, options, backend->device(), 0);
+  plan = plan_memory(files.config, files.pictures, weight_facts, options, backend->device(),
+                     backend->memory().free_bytes);
   for (const std::string& notice : plan.notices) notify(options, notice);
   bind_weights(options);
   text = text_future.get();
@@ -127,6 +134,7 @@ void LoadedModel::bind_weights(const EngineOptions& options) {
   language = bind_language_weights(store, files.config.text, *backend, *text_arena_, bind);
   language_bytes = done;
   if (has_vision()) {
+    bind.streams_vision = plan.shape.streams_vision;
     vision_arena_ = arena_of(kVisionWeightsItem);
     vision = bind_vision_weights(store, *files.config.vision, *backend, *vision_arena_, bind);
   }

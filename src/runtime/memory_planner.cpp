@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "model/vision_weight_stream.h"
 #include "runtime/sequence.h"
 
 namespace glimpse {
@@ -55,19 +56,27 @@ DType resolve_kv_dtype(const EngineShape& shape, const EngineOptions& options) {
   return DType::f32;
 }
 
+// Area of a picture that becomes one visual token.
+int64_t token_pixels_of(const VisionConfig& vision) {
+  const int64_t side = vision.patch_size * vision.spatial_merge_size;
+  return side * side;
+}
+
+int64_t fitting_pixels(int64_t context, int64_t token_pixels) {
+  return static_cast<int64_t>(static_cast<double>(context) * kPictureShare) * token_pixels;
+}
+
 // How large pictures may become, and what follows from it.
 void resolve_pictures(const ModelConfig& config, const ImageProcessorConfig& pictures,
                       const EngineOptions& options, MemoryPlan& plan) {
   if (!config.vision) return;
   EngineShape& shape = plan.shape;
   const VisionConfig& vision = *config.vision;
-  const int64_t token_side = vision.patch_size * vision.spatial_merge_size;
-  const int64_t token_pixels = token_side * token_side;
+  const int64_t token_pixels = token_pixels_of(vision);
   shape.min_pixels = options.min_pixels > 0 ? options.min_pixels : pictures.min_pixels;
   shape.max_pixels = options.max_pixels > 0 ? options.max_pixels : pictures.max_pixels;
   if (options.max_pixels == 0) {
-    const int64_t fitting =
-        static_cast<int64_t>(static_cast<double>(shape.context) * kPictureShare) * token_pixels;
+    const int64_t fitting = fitting_pixels(shape.context, token_pixels);
     if (shape.max_pixels > fitting) {
       shape.max_pixels = std::max(fitting, token_pixels);
       plan.notices.push_back(
@@ -133,7 +142,8 @@ void add_items(const ModelConfig& config, const WeightFacts& weights, MemoryPlan
     if (bytes > 0) plan.items.push_back({std::string(name), bytes});
   };
   add(kTextWeightsItem, weights.text_bytes);
-  add(kVisionWeightsItem, weights.vision_bytes);
+  add(kVisionWeightsItem,
+      shape.streams_vision ? weights.streamed_vision_bytes : weights.vision_bytes);
   add(kKvItem, measured(shape.device, [&](Arena& arena) {
         static_cast<void>(KvPool::carve(config.text, shape.kv_dtype, shape.kv_pages, arena));
       }));
@@ -142,6 +152,7 @@ void add_items(const ModelConfig& config, const WeightFacts& weights, MemoryPlan
           if (shape.max_picture_patches == 0) return;
           static_cast<void>(VisionActivations::carve(*config.vision, shape.arithmetic,
                                                      shape.max_picture_patches, rest));
+          if (shape.streams_vision) VisionWeightStream::carve(weights.vision_slot_bytes, rest);
         };
         static_cast<void>(StepActivations::carve(config.text, shape, carve_vision, arena));
       }));
@@ -156,6 +167,95 @@ void add_items(const ModelConfig& config, const WeightFacts& weights, MemoryPlan
         static_cast<void>(
             SamplerBuffers::carve(config.text.vocab_size, shape.max_sequences, arena));
       }));
+}
+
+struct PlanInputs {
+  const ModelConfig& config;
+  const ImageProcessorConfig& pictures;
+  const WeightFacts& weights;
+  Device device;
+};
+
+MemoryPlan plan_as_asked(const PlanInputs& inputs, const EngineOptions& options) {
+  MemoryPlan plan;
+  plan.shape = resolve_shape(inputs.config, options, inputs.device);
+  resolve_pictures(inputs.config, inputs.pictures, options, plan);
+  if (options.vision == VisionResidency::on_demand && inputs.config.vision) {
+    plan.shape.streams_vision = inputs.device != Device::cpu;
+    if (!plan.shape.streams_vision) {
+      plan.notices.emplace_back(
+          "vision weights on demand have no effect on the CPU: it uses them where the file is "
+          "mapped");
+    }
+  }
+  add_items(inputs.config, inputs.weights, plan);
+  return plan;
+}
+
+// How far automatic choices go.
+constexpr int64_t kLeastMaxPixels = 1 << 20;
+constexpr int64_t kLeastContext = 1024;
+
+// What was lowered between two plans, one sentence each.
+std::vector<std::string> announcements(const EngineShape& asked, const EngineShape& lowered) {
+  std::vector<std::string> sentences;
+  const auto announce = [&](bool is_lowered, const std::string& what) {
+    if (is_lowered) sentences.push_back("to fit the memory, " + what);
+  };
+  announce(lowered.max_pixels < asked.max_pixels,
+           fmt::format("pictures are scaled to at most {} pixels", lowered.max_pixels));
+  announce(lowered.kv_dtype != asked.kv_dtype, "the KV cache is in FP8");
+  announce(lowered.streams_vision != asked.streams_vision, "vision weights are on demand");
+  announce(lowered.context < asked.context,
+           fmt::format("the context is {} tokens", lowered.context));
+  return sentences;
+}
+
+// Lowers what the user left open, in the order in which it costs the user least.
+MemoryPlan lower_to_fit(const PlanInputs& inputs, const EngineOptions& asked, int64_t limit) {
+  EngineOptions options = asked;
+  const MemoryPlan first = plan_as_asked(inputs, options);
+  MemoryPlan plan = first;
+  const auto is_too_large = [&] { return plan.total_bytes() > limit; };
+  if (asked.max_pixels == 0) {
+    while (is_too_large() && plan.shape.max_pixels > kLeastMaxPixels) {
+      options.max_pixels = std::max<int64_t>(plan.shape.max_pixels / 2, kLeastMaxPixels);
+      plan = plan_as_asked(inputs, options);
+    }
+  }
+  if (is_too_large() && asked.kv_format == KvFormat::automatic) {
+    options.kv_format = KvFormat::fp8;
+    plan = plan_as_asked(inputs, options);
+  }
+  if (is_too_large() && asked.vision == VisionResidency::automatic && inputs.config.vision) {
+    options.vision = VisionResidency::on_demand;
+    plan = plan_as_asked(inputs, options);
+  }
+  while (is_too_large() && asked.context == 0 && plan.shape.context > kLeastContext) {
+    options.context = std::max<int64_t>(plan.shape.context / 2, kLeastContext);
+    if (asked.max_pixels == 0 && inputs.config.vision) {  // the picture follows the context down
+      options.max_pixels =
+          std::min(plan.shape.max_pixels,
+                   fitting_pixels(options.context, token_pixels_of(*inputs.config.vision)));
+    }
+    plan = plan_as_asked(inputs, options);
+  }
+  for (std::string& sentence : announcements(first.shape, plan.shape)) {
+    plan.notices.push_back(std::move(sentence));
+  }
+  return plan;
+}
+
+[[noreturn]] void refuse(const MemoryPlan& plan, int64_t limit) {
+  const auto largest =
+      std::max_element(plan.items.begin(), plan.items.end(),
+                       [](const MemoryItem& a, const MemoryItem& b) { return a.bytes < b.bytes; });
+  throw Error(ErrorCode::out_of_memory,
+              fmt::format("the engine needs {} MiB and {} MiB may be used; the largest part is the "
+                          "{} with {} MiB",
+                          (plan.total_bytes() >> 20) + 1, limit >> 20, largest->name,
+                          (largest->bytes >> 20) + 1),
+              "lower --context, --max-pixels or the number of sequences");
 }
 
 }  // namespace
@@ -202,23 +302,13 @@ KvPool KvPool::carve(const TextConfig& config, DType dtype, int64_t num_pages, A
 MemoryPlan plan_memory(const ModelConfig& config, const ImageProcessorConfig& pictures,
                        const WeightFacts& weights, const EngineOptions& options, Device device,
                        int64_t free_bytes) {
-  MemoryPlan plan;
-  plan.shape = resolve_shape(config, options, device);
-  resolve_pictures(config, pictures, options, plan);
-  add_items(config, weights, plan);
+  const PlanInputs inputs{config, pictures, weights, device};
   const int64_t cap = options.memory_cap_bytes;
   const int64_t limit = cap > 0 && (free_bytes == 0 || cap < free_bytes) ? cap : free_bytes;
-  if (limit > 0 && plan.total_bytes() > limit) {
-    const auto largest = std::max_element(
-        plan.items.begin(), plan.items.end(),
-        [](const MemoryItem& a, const MemoryItem& b) { return a.bytes < b.bytes; });
-    throw Error(ErrorCode::out_of_memory,
-                fmt::format("the engine needs {} MiB and {} MiB may be used; the largest part is "
-                            "the {} with {} MiB",
-                            (plan.total_bytes() >> 20) + 1, limit >> 20, largest->name,
-                            (largest->bytes >> 20) + 1),
-                "lower --context, --max-pixels or the number of sequences");
-  }
+  MemoryPlan plan = plan_as_asked(inputs, options);
+  if (limit == 0 || plan.total_bytes() <= limit) return plan;
+  if (device != Device::cpu) plan = lower_to_fit(inputs, options, limit);
+  if (plan.total_bytes() > limit) refuse(plan, limit);
   return plan;
 }
 

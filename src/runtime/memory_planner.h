@@ -30,6 +30,7 @@ struct EngineShape {
   int64_t max_pixels = 0;
   int64_t max_picture_patches = 0;  // of one vision pass; 0: no vision tower
   int64_t visual_store_tokens = 0;
+  bool streams_vision = false;  // vision weights come block by block when a picture does
 
   [[nodiscard]] int64_t max_rows() const { return prefill_rows + max_sequences; }
   [[nodiscard]] StepLimits step_limits() const;
@@ -40,6 +41,8 @@ struct WeightFacts {
   int64_t mapped_bytes = 0;  // of the checkpoint's files, used where they are
   int64_t text_bytes = 0;    // of device memory, beyond the mapped files
   int64_t vision_bytes = 0;
+  int64_t streamed_vision_bytes = 0;  // what stays on the device with vision on demand,
+  int64_t vision_slot_bytes = 0;      // and one of its two slots
 };
 
 struct MemoryPlan {
@@ -61,7 +64,9 @@ inline constexpr std::string_view kActivationsItem = "activations";
 inline constexpr std::string_view kVisualStoreItem = "visual store";
 inline constexpr std::string_view kTablesItem = "step tables";
 
-/// Resolves what the options leave open and adds up the memory. Pure: reads no file and touches no
+/// Resolves what the options leave open and adds up the memory. On a GPU, what the options leave
+/// open is lowered until it fits, in this order: pictures to one megapixel, KV in FP8, vision weights
+/// on demand, the context to 1024 tokens; each is announced in the notices. Pure: reads no file and touches no
 /// device. `free_bytes` 0 means: not limited (host memory). Throws Error(invalid_argument) for
 /// options that contradict each other or the model, Error(out_of_memory) when it does not fit.
 [[nodiscard]] MemoryPlan plan_memory(const ModelConfig& config,
