@@ -10,6 +10,7 @@
 #include "cuda/cuda_linear.h"
 #include "cuda/graph_cache.h"
 #include "cuda/prepare_weights.h"
+#include "cuda/self_test.h"
 #include "cuda/staging_ring.h"
 
 namespace glimpse {
@@ -23,6 +24,7 @@ class CudaBackend final : public Backend {
         context_(card, options.plain_kernels_only),
         ring_(context_.stream()),
         graphs_(context_.stream()) {
+    if (!options.plain_kernels_only) warnings_ = apply_self_test(*this, context_);
     if (before_) own_bytes_ = before_->free_bytes - memory().free_bytes;
   }
   ~CudaBackend() override {
@@ -39,6 +41,7 @@ class CudaBackend final : public Backend {
     return fmt::format("cuda:{} ({}, sm_{}{})", card.device, card.name, card.major, card.minor);
   }
 
+  [[nodiscard]] std::vector<std::string> warnings() const override { return warnings_; }
   [[nodiscard]] DeviceMemory memory() const override {
     context_.make_current();
     size_t free_bytes = 0;
@@ -167,6 +170,7 @@ class CudaBackend final : public Backend {
 
   std::optional<CardMemory> before_;  // read before the context is made
   int64_t own_bytes_ = 0;             // 0: unknown
+  std::vector<std::string> warnings_;
   CudaContext context_;
   StagingRing ring_;
   GraphCache graphs_;

@@ -28,6 +28,7 @@ CardInfo read_card(int device) {
   card.num_multiprocessors = properties.multiProcessorCount;
   card.shared_bytes_per_multiprocessor = static_cast<int>(properties.sharedMemPerMultiprocessor);
   card.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
+  require(cudaDriverGetVersion(&card.driver_version), "asking for the driver's version");
   card.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   return card;
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "cuda/family.h"
 #include "cuda/kernels.h"
 #include "cuda/nvml.h"
 #include "tensor/arena.h"
@@ -19,10 +20,6 @@ namespace glimpse::cuda {
 /// call: the process should end.
 void require(cudaError_t error, std::string_view what);
 
-/// Kernel families that a plain kernel can stand in for.
-enum class Family : uint8_t { gemm, gemv, attention_prefill, attention_decode, attention_vision };
-inline constexpr int kNumFamilies = 5;
-
 struct CardInfo {
   int device = 0;
   std::string name;
@@ -32,6 +29,7 @@ struct CardInfo {
   int shared_bytes_per_multiprocessor = 0;
   int shared_bytes_per_block = 0;  // with the opt-in
   int64_t total_bytes = 0;
+  int driver_version = 0;  // 13000 is CUDA 13.0
 };
 [[nodiscard]] CardInfo read_card(int device);
 /// The card's memory, read without making a context; empty where the driver does not tell.
@@ -51,9 +49,9 @@ class CudaContext {
   [[nodiscard]] const CardInfo& card() const { return card_; }
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
   [[nodiscard]] Buffer allocate(int64_t num_bytes, std::string_view name) const;
-  /// False after turn_off(): the plain kernel stands in.
+  /// False: the plain kernel stands in.
   [[nodiscard]] bool uses(Family family) const { return enabled_[static_cast<size_t>(family)]; }
-  void turn_off(Family family) { enabled_[static_cast<size_t>(family)] = false; }
+  void set_enabled(Family family, bool enabled) { enabled_[static_cast<size_t>(family)] = enabled; }
   /// sampling_workspace_bytes() on the device.
   [[nodiscard]] void* sampling_workspace() const { return sampling_workspace_.data(); }
   /// decode_workspace_bytes() on the device, zeros between steps.

@@ -90,8 +90,10 @@ std::string why_no_cuda(int device) {
 
 GpuInfo read_gpu_info(int device) {
   const cuda::CardInfo card = cuda::read_card(device);
-  GpuInfo info{.name = card.name, .capability_major = card.major, .capability_minor = card.minor};
-  cuda::require(cudaDriverGetVersion(&info.driver_version), "asking for the driver's version");
+  GpuInfo info{.name = card.name,
+               .capability_major = card.major,
+               .capability_minor = card.minor,
+               .driver_version = card.driver_version};
   const std::optional<cuda::CardMemory> memory = cuda::read_memory(device);
   info.total_bytes = memory ? memory->total_bytes : card.total_bytes;
   info.free_bytes = memory ? memory->free_bytes : -1;
