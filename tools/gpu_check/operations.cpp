@@ -1,0 +1,222 @@
+// Times the operations that move memory (norms, elementwise, rotary, KV store, gather, sampling)
+// and the host's side (upload, download, replay) on the GPU, at the sizes of the 2B model. One JSON
+// object on standard output: microseconds and, where bytes say something, GB/s.
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "backend/backend.h"
+#include "base/json.h"
+
+namespace glimpse {
+namespace {
+
+constexpr int64_t kVocabulary = 151936;
+
+class Timer {
+ public:
+  explicit Timer(Backend& backend) : backend_(backend) {}
+
+  /// Median over several rounds of the time of one `run`, in microseconds.
+  template <typename Run>
+  void time(const std::string& name, int64_t bytes, const Run& run) {
+    constexpr int kRounds = 7;
+    constexpr int kRuns = 20;
+    run();
+    backend_.synchronize();
+    std::vector<double> times;
+    for (int round = 0; round < kRounds; ++round) {
+      const auto begin = std::chrono::steady_clock::now();
+      for (int i = 0; i < kRuns; ++i) run();
+      backend_.synchronize();
+      const std::chrono::duration<double, std::micro> spent =
+          std::chrono::steady_clock::now() - begin;
+      times.push_back(spent.count() / kRuns);
+    }
+    std::sort(times.begin(), times.end());
+    const double us = times[times.size() / 2];
+    Json row = {{"name", name}, {"us", us}};
+    if (bytes > 0) row["gb_per_s"] = static_cast<double>(bytes) / us / 1e3;
+    results.push_back(row);
+  }
+
+  Json results = Json::array();
+
+ private:
+  Backend& backend_;
+};
+
+/// Device memory for everything that is timed.
+class Memory {
+ public:
+  explicit Memory(Backend& backend)
+      : backend_(backend), arena_(backend.allocate(int64_t{3} << 30, "operations"), "operations") {}
+
+  Tensor zeros(DType dtype, std::initializer_list<int64_t> shape) {
+    const Tensor tensor = arena_.allocate(dtype, shape);
+    backend_.zero(tensor);
+    return tensor;
+  }
+  template <typename T>
+  Tensor filled(const std::vector<T>& values, std::initializer_list<int64_t> shape) {
+    const Tensor tensor = arena_.allocate(kDTypeOf<T>, shape);
+    backend_.upload(std::as_bytes(std::span(values)), tensor);
+    return tensor;
+  }
+  Tensor normal(int64_t rows, int64_t columns, float spread) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> distribution(0.0F, spread);
+    std::vector<float> values(static_cast<size_t>(rows * columns));
+    for (float& value : values) value = distribution(random);
+    return filled(values, {rows, columns});
+  }
+
+ private:
+  Backend& backend_;
+  Arena arena_;
+};
+
+void time_elementwise(Backend& backend, Memory& memory, Timer& timer) {
+  const Tensor hidden = memory.normal(3072, 2048, 1.0F);
+  const Tensor half = memory.zeros(DType::bf16, {3072, 2048});
+  const Tensor weight = memory.zeros(DType::f32, {2048});
+  timer.time("rms_norm f32 [2048, 2048] to bf16", 2048 * 2048 * 6, [&] {
+    backend.rms_norm(hidden.slice(0, 0, 2048), weight, 1e-6F, half.slice(0, 0, 2048));
+  });
+  const Tensor vision = memory.zeros(DType::f32, {3072, 1152});
+  const Tensor vision_half = memory.zeros(DType::bf16, {3072, 1152});
+  const Tensor vision_weight = memory.zeros(DType::f32, {1152});
+  timer.time("layer_norm f32 [3072, 1152] to bf16", 3072 * 1152 * 6,
+             [&] { backend.layer_norm(vision, vision_weight, vision_weight, 1e-6F, vision_half); });
+  const Tensor middle = memory.zeros(DType::bf16, {3072, 4304});
+  timer.time("gelu bf16 [3072, 4304]", 3072 * 4304 * 4,
+             [&] { backend.gelu(middle, GeluKind::tanh_approximation, middle); });
+  const Tensor gate_up = memory.zeros(DType::bf16, {2048, 2 * 6144});
+  const Tensor gated = memory.zeros(DType::bf16, {2048, 6144});
+  timer.time("silu_mul bf16 [2048, 6144]", 2048 * 6144 * 6,
+             [&] { backend.silu_mul(gate_up, gated); });
+}
+
+void time_heads(Backend& backend, Memory& memory, Timer& timer) {
+  const Tensor qkv = memory.zeros(DType::bf16, {3072, 3 * 1152});
+  const Tensor q = qkv.slice(1, 0, 1152).split_last(16);
+  const Tensor cosines = memory.zeros(DType::f32, {3072, 36});
+  timer.time("rotate bf16 [3072, 16, 72]", 3072 * 1152 * 4,
+             [&] { backend.rotate(q, cosines, cosines, q); });
+  const Tensor text = memory.zeros(DType::bf16, {2048, 4096});
+  const Tensor heads = text.slice(1, 0, 2048).split_last(16);
+  const Tensor norm = memory.zeros(DType::f32, {128});
+  timer.time("rms_norm of heads bf16 [2048, 16, 128]", 2048 * 2048 * 4,
+             [&] { backend.rms_norm(heads, norm, 1e-6F, heads); });
+  std::vector<int32_t> places(2048);
+  std::iota(places.begin(), places.end(), 0);
+  const Tensor slots = memory.filled(places, {2048});
+  const Tensor k = text.slice(1, 2048, 1024).split_last(8);
+  for (const DType stored : {DType::bf16, DType::f8_e4m3}) {
+    PagedKv kv{memory.zeros(stored, {64, 8, kKvPageTokens, 128}),
+               memory.zeros(stored, {64, 8, kKvPageTokens, 128}),
+               {},
+               {}};
+    if (stored == DType::f8_e4m3) {
+      kv.key_scales = memory.zeros(DType::f32, {64, 8, kKvPageTokens});
+      kv.value_scales = memory.zeros(DType::f32, {64, 8, kKvPageTokens});
+    }
+    timer.time(fmt::format("store_kv {} [2048, 8, 128]", name_of(stored)),
+               int64_t{2048} * 1024 * 2 * (2 + bytes_of(stored)),
+               [&] { backend.store_kv(k, k, slots, kv); });
+  }
+  const Tensor table = memory.zeros(DType::bf16, {kVocabulary, 2048});
+  const Tensor hidden = memory.zeros(DType::f32, {2048, 2048});
+  timer.time("gather_rows bf16 [2048, 2048] to f32", 2048 * 2048 * 6,
+             [&] { backend.gather_rows(table, slots, hidden); });
+}
+
+void time_sampling(Backend& backend, Memory& memory, Timer& timer) {
+  struct Case {
+    const char* name;
+    float temperature;
+    int32_t top_k;
+    float top_p;
+  };
+  for (const int64_t rows : {1, 8}) {
+    const Tensor logits = memory.normal(rows, kVocabulary, 3.0F);
+    const auto of = [&]<typename T>(T value) {
+      return memory.filled(std::vector<T>(static_cast<size_t>(rows), value), {rows});
+    };
+    const Tensor ids = memory.zeros(DType::i32, {rows});
+    const Tensor log_probs = memory.zeros(DType::f32, {rows});
+    for (const Case& c :
+         {Case{"greedy", 0.0F, 0, 1.0F}, Case{"top-k 20, top-p 0.8", 0.7F, 20, 0.8F},
+          Case{"top-p 0.9", 1.0F, 0, 0.9F}, Case{"all", 1.0F, 0, 1.0F}}) {
+      const SamplingRows sampling{.temperature = of(c.temperature),
+                                  .top_k = of(c.top_k),
+                                  .top_p = of(c.top_p),
+                                  .min_p = of(0.0F),
+                                  .uniform = of(0.5F),
+                                  .repetition_penalty = of(1.0F),
+                                  .presence_penalty = of(0.0F),
+                                  .frequency_penalty = of(0.0F),
+                                  .counts_row = of(int32_t{-1}),
+                                  .token_counts = {},
+                                  .mask_row = of(int32_t{-1}),
+                                  .allowed = {}};
+      timer.time(fmt::format("sample {}, {} rows", c.name, rows), 0,
+                 [&] { backend.sample(logits, sampling, ids, log_probs); });
+    }
+    const Tensor top = memory.zeros(DType::i32, {rows, 20});
+    const Tensor top_probs = memory.zeros(DType::f32, {rows, 20});
+    timer.time(fmt::format("top_log_probs 20, {} rows", rows), 0,
+               [&] { backend.top_log_probs(logits, top, top_probs); });
+  }
+}
+
+void time_host(Backend& backend, Memory& memory, Timer& timer) {
+  const std::vector<std::byte> source(size_t{256} << 20);
+  const Tensor target = memory.zeros(DType::u8, {static_cast<int64_t>(source.size())});
+  timer.time("upload of 256 MiB", static_cast<int64_t>(source.size()),
+             [&] { backend.upload(source, target); });
+  const Tensor word = memory.zeros(DType::i32, {1});
+  int32_t value = 0;
+  timer.time("download of a word", 0,
+             [&] { backend.download(word, std::as_writable_bytes(std::span(&value, 1))); });
+  timer.time("upload of a word", 0,
+             [&] { backend.upload(std::as_bytes(std::span(&value, 1)), word); });
+  timer.time("replay of one memset, and the wait for it", 0, [&] {
+    backend.replay(1, [&] { backend.zero(word); });
+    backend.synchronize();
+  });
+}
+
+int run() {
+  const auto made = std::chrono::steady_clock::now();
+  const auto backend = create_backend({.choice = BackendOptions::Choice::cuda});
+  const std::chrono::duration<double, std::milli> making = std::chrono::steady_clock::now() - made;
+  Memory memory(*backend);
+  Timer timer(*backend);
+  time_elementwise(*backend, memory, timer);
+  time_heads(*backend, memory, timer);
+  time_sampling(*backend, memory, timer);
+  time_host(*backend, memory, timer);
+  const Json report = {{"device", backend->description()},
+                       {"backend_ms", making.count()},
+                       {"backend_bytes", backend->memory().own_bytes},
+                       {"warnings", backend->warnings()},
+                       {"operations", timer.results}};
+  fmt::print("{}\n", report.dump());
+  return 0;
+}
+
+}  // namespace
+}  // namespace glimpse
+
+int main() {
+  try {
+    return glimpse::run();
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "operations: {}\n", error.what());
+    return 1;
+  }
+}
