@@ -4,7 +4,10 @@
 
 #include <fmt/format.h>
 
+#include "cuda/attention_prefill.h"
+#include "cuda/attention_vision.h"
 #include "cuda/decode_layers.h"
+#include "cuda/gemm.h"
 #include "cuda/gemv.h"
 #include "glimpse/error.h"
 
@@ -44,12 +47,15 @@ CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(
   require(cudaSetDevice(card.device), "choosing the card");
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   sampling_workspace_ = allocate(sampling_workspace_bytes(), "the sampling workspace");
-  decode_workspace_ = allocate(decode_workspace_bytes(), "the decode workspace");
-  require(cudaMemsetAsync(decode_workspace_.data(), 0,
-                          static_cast<size_t>(decode_workspace_bytes()), stream_),
-          "clearing the decode workspace");
+  decode_workspace_ = allocate_zeros(decode_workspace_bytes(), "the decode workspace");
+  gemm_workspace_ = allocate_zeros(
+      gemm_workspace_bytes({card.num_multiprocessors, card.shared_bytes_per_multiprocessor}),
+      "the workspace of matrix products");
   require(prepare_gemv(), "preparing the streamed product");
   require(prepare_decode(), "preparing the fused decoder");
+  require(prepare_gemm(), "preparing matrix products");
+  require(prepare_attention_prefill(), "preparing prefill attention");
+  require(prepare_attention_vision(), "preparing vision attention");
 }
 
 CudaContext::~CudaContext() {
@@ -63,6 +69,13 @@ void CudaContext::make_current() const {
   if (current == card_.device) return;
   require(cudaSetDevice(card_.device), "choosing the card");
   current = card_.device;
+}
+
+Buffer CudaContext::allocate_zeros(int64_t num_bytes, std::string_view name) const {
+  Buffer buffer = allocate(num_bytes, name);
+  require(cudaMemsetAsync(buffer.data(), 0, static_cast<size_t>(num_bytes), stream_),
+          fmt::format("clearing {}", name));
+  return buffer;
 }
 
 Buffer CudaContext::allocate(int64_t num_bytes, std::string_view name) const {

@@ -56,13 +56,18 @@ class CudaContext {
   [[nodiscard]] void* sampling_workspace() const { return sampling_workspace_.data(); }
   /// decode_workspace_bytes() on the device, zeros between steps.
   [[nodiscard]] void* decode_workspace() const { return decode_workspace_.data(); }
+  /// gemm_workspace_bytes() on the device, its counters zero between products.
+  [[nodiscard]] void* gemm_workspace() const { return gemm_workspace_.data(); }
 
  private:
+  [[nodiscard]] Buffer allocate_zeros(int64_t num_bytes, std::string_view name) const;
+
   CardInfo card_;
   cudaStream_t stream_ = nullptr;
   bool enabled_[kNumFamilies] = {};
   Buffer sampling_workspace_;
   Buffer decode_workspace_;
+  Buffer gemm_workspace_;
 };
 
 [[nodiscard]] Element element_of(DType dtype);

@@ -1,5 +1,6 @@
 #include "cuda/cuda_linear.h"
 
+#include "cuda/gemm.h"
 #include "cuda/gemv.h"
 
 namespace glimpse::cuda {
@@ -13,10 +14,40 @@ bool try_gemv(const CudaContext& context, const GemvArguments& arguments) {
   return true;
 }
 
-bool is_streamable(const Tensor& x, const LinearPart& part) {
+/// The tensor-core product, where it takes this shape.
+bool try_gemm(const CudaContext& context, const GemmArguments& arguments) {
+  if (!context.uses(Family::gemm) || !gemm_supports(arguments)) return false;
+  const CardInfo& card = context.card();
+  const GemmPlan plan =
+      plan_gemm(arguments, {card.num_multiprocessors, card.shared_bytes_per_multiprocessor});
+  require(launch_gemm(arguments, plan, context.stream()), "the tensor-core product");
+  return true;
+}
+
+bool is_multipliable(const Tensor& x, const LinearPart& part) {
   const DType weight = part.weight.dtype();
-  return x.dtype() == DType::bf16 && x.size(0) <= kGemvRows &&
-         (weight == DType::bf16 || weight == DType::f8_e4m3);
+  return x.dtype() == DType::bf16 && (weight == DType::bf16 || weight == DType::f8_e4m3);
+}
+
+GemmArguments gemm_arguments(const CudaContext& context, const Tensor& x, const LinearPart& part,
+                             const Tensor& out) {
+  return {.x = x.raw(),
+          .x_stride = x.row_stride(),
+          .weight = part.weight.raw(),
+          .scales = pointer_of<float>(part.scales),
+          .bias = pointer_of<float>(part.bias),
+          .out = out.raw(),
+          .out_stride = out.row_stride(),
+          .num_rows = x.size(0),
+          .out_features = out.size(1),
+          .in_features = x.size(1),
+          .weight_is_f8 = part.weight.dtype() == DType::f8_e4m3,
+          .out_is_f32 = out.dtype() == DType::f32,
+          .workspace = context.gemm_workspace()};
+}
+
+bool is_streamable(const Tensor& x, const LinearPart& part) {
+  return x.size(0) <= kGemvRows && is_multipliable(x, part);
 }
 
 GemvArguments gemv_arguments(const Tensor& x, const LinearPart& part, const Tensor& out) {
@@ -40,6 +71,11 @@ void run_part(const CudaContext& context, const Tensor& x, const LinearPart& par
     GemvArguments streamed = gemv_arguments(x, part, out);
     streamed.op = mode == LinearMode::add ? GemvOp::add : GemvOp::store;
     if (try_gemv(context, streamed)) return;
+  }
+  if (is_multipliable(x, part)) {
+    GemmArguments product = gemm_arguments(context, x, part, out);
+    product.op = mode == LinearMode::add ? GemmOp::add : GemmOp::store;
+    if (try_gemm(context, product)) return;
   }
   const LinearArguments arguments{.x = rows_of(x),
                                   .weight = part.weight.raw(),
@@ -71,16 +107,25 @@ void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const Line
   const LinearPart& part = gate_up.parts.front();
   const int64_t width = out.size(1);
   const bool is_f8 = part.weight.dtype() == DType::f8_e4m3;
-  if (gate_up.parts.size() == 1 && is_streamable(x, part) && part.bias.empty() &&
+  // The halves must start at whole scale blocks.
+  if (gate_up.parts.size() == 1 && is_multipliable(x, part) && part.bias.empty() &&
       (!is_f8 || width % kScaleBlock == 0)) {
-    GemvArguments streamed = gemv_arguments(x, part, out);
-    streamed.op = GemvOp::silu_mul;
-    streamed.weight_up = part.weight.slice(0, width, width).raw();
-    if (is_f8) {
-      streamed.scales_up =
-          part.scales.slice(0, width / kScaleBlock, width / kScaleBlock).data<float>();
+    const void* weight_up = part.weight.slice(0, width, width).raw();
+    const int64_t scale_rows = width / kScaleBlock;
+    const float* scales_up =
+        is_f8 ? part.scales.slice(0, scale_rows, scale_rows).data<float>() : nullptr;
+    if (is_streamable(x, part)) {
+      GemvArguments streamed = gemv_arguments(x, part, out);
+      streamed.op = GemvOp::silu_mul;
+      streamed.weight_up = weight_up;
+      streamed.scales_up = scales_up;
+      if (try_gemv(context, streamed)) return;
     }
-    if (try_gemv(context, streamed)) return;
+    GemmArguments product = gemm_arguments(context, x, part, out);
+    product.op = GemmOp::silu_mul;
+    product.weight_up = weight_up;
+    product.scales_up = scales_up;
+    if (try_gemm(context, product)) return;
   }
   run_linear(context, x, gate_up, LinearMode::store, scratch);
   run_silu_mul(context, scratch, out);

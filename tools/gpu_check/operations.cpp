@@ -22,7 +22,7 @@ class Timer {
 
   /// Median over several rounds of the time of one `run`, in microseconds.
   template <typename Run>
-  void time(const std::string& name, int64_t bytes, const Run& run) {
+  void time(const std::string& name, int64_t bytes, const Run& run, double operations = 0) {
     constexpr int kRounds = 7;
     constexpr int kRuns = 20;
     run();
@@ -40,6 +40,7 @@ class Timer {
     const double us = times[times.size() / 2];
     Json row = {{"name", name}, {"us", us}};
     if (bytes > 0) row["gb_per_s"] = static_cast<double>(bytes) / us / 1e3;
+    if (operations > 0) row["tflop_per_s"] = operations / us / 1e6;
     results.push_back(row);
   }
 
@@ -53,11 +54,26 @@ class Timer {
 class Memory {
  public:
   explicit Memory(Backend& backend)
-      : backend_(backend), arena_(backend.allocate(int64_t{3} << 30, "operations"), "operations") {}
+      : backend_(backend), arena_(backend.allocate(int64_t{5} << 30, "operations"), "operations") {}
 
   Tensor zeros(DType dtype, std::initializer_list<int64_t> shape) {
     const Tensor tensor = arena_.allocate(dtype, shape);
     backend_.zero(tensor);
+    return tensor;
+  }
+  /// Random bits with small exponents: no NaN, no infinity.
+  Tensor noise(DType dtype, std::initializer_list<int64_t> shape) {
+    const Tensor tensor = arena_.allocate(dtype, shape);
+    std::vector<uint8_t> bytes(static_cast<size_t>(tensor.num_bytes()));
+    std::mt19937 random(2);
+    for (size_t i = 0; i < bytes.size(); i += 2) {
+      const uint32_t bits = random();
+      bytes[i] = dtype == DType::f8_e4m3 ? bits & 0xBF : bits & 0xFF;
+      // The high byte of a bf16 of magnitude 2^-3 .. 2, or another e4m3.
+      const bool is_negative = (bits >> 16 & 1U) != 0;
+      bytes[i + 1] = dtype == DType::f8_e4m3 ? bits >> 8 & 0xBF : (is_negative ? 0xBE : 0x3E);
+    }
+    backend_.upload(std::as_bytes(std::span(bytes)), tensor);
     return tensor;
   }
   template <typename T>
@@ -98,6 +114,70 @@ void time_elementwise(Backend& backend, Memory& memory, Timer& timer) {
   const Tensor gated = memory.zeros(DType::bf16, {2048, 6144});
   timer.time("silu_mul bf16 [2048, 6144]", 2048 * 6144 * 6,
              [&] { backend.silu_mul(gate_up, gated); });
+}
+
+/// One linear layer; random numbers, since zeros draw less power.
+void time_linear(Backend& backend, Memory& memory, Timer& timer, DType stored, int64_t rows,
+                 int64_t out, int64_t in, bool is_gated) {
+  LinearPart part{.weight = memory.noise(stored, {out, in})};
+  if (stored == DType::f8_e4m3) {
+    part.scales = memory.zeros(DType::f32, {(out + 127) / 128, (in + 127) / 128});
+  }
+  const Tensor x = memory.noise(DType::bf16, {rows, in});
+  const Tensor y = memory.zeros(DType::bf16, {rows, out});
+  const Tensor gated = memory.zeros(DType::bf16, {rows, out / 2});
+  const LinearWeight weight{.parts = {part}};
+  timer.time(
+      fmt::format("linear{} {} [{}, {}] to {}", is_gated ? "_silu_mul" : "", name_of(stored), rows,
+                  in, out),
+      0,
+      [&] {
+        is_gated ? backend.linear_silu_mul(x, weight, y, gated) : backend.linear(x, weight, y);
+      },
+      2.0 * static_cast<double>(rows) * static_cast<double>(out) * static_cast<double>(in));
+}
+
+void time_products(Backend& backend, Memory& memory, Timer& timer) {
+  for (const int64_t rows : {782, 2048}) {
+    time_linear(backend, memory, timer, DType::f8_e4m3, rows, 4096, 2048, false);
+    time_linear(backend, memory, timer, DType::f8_e4m3, rows, 2048, 2048, false);
+    time_linear(backend, memory, timer, DType::f8_e4m3, rows, 12288, 2048, true);
+    time_linear(backend, memory, timer, DType::f8_e4m3, rows, 2048, 6144, false);
+  }
+  time_linear(backend, memory, timer, DType::bf16, 2048, 12288, 2048, true);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 3456, 1152, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 1152, 1152, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 4304, 1152, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 1152, 4304, false);
+  time_linear(backend, memory, timer, DType::bf16, 1, kVocabulary, 2048, false);
+}
+
+void time_attention(Backend& backend, Memory& memory, Timer& timer) {
+  const Tensor qkv = memory.noise(DType::bf16, {3072, 3 * 1152});
+  const auto heads = [&](int64_t which) { return qkv.slice(1, which * 1152, 1152).split_last(16); };
+  const Tensor out = memory.zeros(DType::bf16, {3072, 1152}).split_last(16);
+  constexpr int64_t kWhole[] = {0, 3072};
+  timer.time(
+      "attend_packed [3072, 16, 72]", 0,
+      [&] { backend.attend_packed(heads(0), heads(1), heads(2), kWhole, out); },
+      4.0 * 3072 * 3072 * 1152);
+  const Tensor q = memory.noise(DType::bf16, {2048, 2048}).split_last(16);
+  const Tensor attended = memory.zeros(DType::bf16, {2048, 2048}).split_last(16);
+  std::vector<int32_t> pages(64);
+  std::iota(pages.begin(), pages.end(), 0);
+  PagedSpans spans;
+  spans.query_begin = memory.filled(std::vector<int32_t>{0, 2048}, {2});
+  spans.context_length = memory.filled(std::vector<int32_t>{2048}, {1});
+  spans.page_table = memory.filled(pages, {1, 64});
+  spans.max_queries = 2048;
+  spans.max_context = 2048;
+  const PagedKv kv{memory.noise(DType::bf16, {64, 8, kKvPageTokens, 128}),
+                   memory.noise(DType::bf16, {64, 8, kKvPageTokens, 128}),
+                   {},
+                   {}};
+  timer.time(
+      "attend_paged [2048, 16, 128], 8 kv heads", 0,
+      [&] { backend.attend_paged(q, kv, spans, attended); }, 2.0 * 2048 * 2048 * 2048);
 }
 
 void time_heads(Backend& backend, Memory& memory, Timer& timer) {
@@ -197,6 +277,8 @@ int run() {
   Memory memory(*backend);
   Timer timer(*backend);
   time_elementwise(*backend, memory, timer);
+  time_products(*backend, memory, timer);
+  time_attention(*backend, memory, timer);
   time_heads(*backend, memory, timer);
   time_sampling(*backend, memory, timer);
   time_host(*backend, memory, timer);

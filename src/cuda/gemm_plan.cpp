@@ -1,0 +1,151 @@
+// Which tile and how many blocks: numbers in, numbers out.
+#include <algorithm>
+#include <array>
+
+#include "cuda/gemm.h"
+
+namespace glimpse::cuda {
+namespace {
+
+constexpr std::array kTiles = {GemmTile::t16f256, GemmTile::t32f256, GemmTile::t64f128,
+                               GemmTile::t128f128, GemmTile::t128f256};
+
+/// Share of the tensor cores' rate that a full card of these blocks reaches.
+constexpr double efficiency_of(GemmTile tile) {
+  switch (tile) {
+    case GemmTile::t16f256:
+      return 0.25;
+    case GemmTile::t32f256:
+      return 0.40;
+    case GemmTile::t64f128:
+      return 0.55;
+    case GemmTile::t128f128:
+      return 0.75;
+    case GemmTile::t128f256:
+      return 0.80;
+  }
+  return 0;
+}
+
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+int blocks_at_once(const GemmTileShape& shape, const GemmDevice& device) {
+  constexpr int kReservedPerBlock = 1024;  // by the driver
+  const int fit =
+      device.shared_bytes_per_multiprocessor / (shape.shared_bytes() + kReservedPerBlock);
+  return device.num_multiprocessors * std::clamp(fit, 1, shape.blocks_per_multiprocessor);
+}
+
+/// Relative time of a plan: the longest share of the line, and the parts that are added at its end.
+double cost_of(const GemmPlan& plan, const GemmTileShape& shape, const GemmDevice& device) {
+  const int64_t tiles = int64_t{plan.token_tiles} * plan.feature_tiles;
+  const int64_t shared_tiles =
+      std::max<int64_t>(0, tiles - int64_t{plan.full_waves} * plan.num_blocks);
+  const double shared_steps =
+      shared_tiles == 0
+          ? 0.0
+          : static_cast<double>(divide_up(shared_tiles * plan.k_steps, plan.shared_blocks));
+  const double steps = static_cast<double>(plan.full_waves) * plan.k_steps + shared_steps;
+  const double blocks_beside =
+      static_cast<double>(divide_up(plan.num_blocks, device.num_multiprocessors));
+  const double products = steps * shape.k_step * shape.tokens * shape.features * blocks_beside;
+  // About 1,300 products a clock and multiprocessor; writing, fencing and reading parts takes
+  // some 3,000 clocks and 64 bytes a clock.
+  const double adding =
+      shared_tiles == 0 ? 0.0
+                        : 3000.0 + 2.0 * 4.0 * shape.tokens * shape.features * blocks_beside / 64;
+  return products / (1300.0 * efficiency_of(plan.tile)) + adding;
+}
+
+}  // namespace
+
+GemmTileShape gemm_tile_shape(GemmTile tile, bool weight_is_f8) {
+  const int k_step = weight_is_f8 ? 64 : 32;
+  switch (tile) {
+    case GemmTile::t16f256:
+      return {16, 256, 128, 5, k_step, 2};
+    case GemmTile::t32f256:
+      return {32, 256, 128, 4, k_step, 2};
+    case GemmTile::t64f128:
+      return {64, 128, 128, 4, k_step, 3};
+    case GemmTile::t128f128:
+      return {128, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2};
+    case GemmTile::t128f256:
+      return {128, 256, 256, weight_is_f8 ? 3 : 4, k_step, 1};
+  }
+  return {};
+}
+
+bool gemm_supports(const GemmArguments& arguments) {
+  const auto aligned = [](const void* pointer, uintptr_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+  };
+  const int64_t out_bytes = arguments.out_is_f32 ? 16 : 8;  // of four features
+  return arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
+         arguments.out_features % 4 == 0 && arguments.x_stride % 8 == 0 &&
+         arguments.out_stride % 4 == 0 && aligned(arguments.x, 16) &&
+         aligned(arguments.weight, 16) && aligned(arguments.weight_up, 16) &&
+         aligned(arguments.bias, 16) && aligned(arguments.out, static_cast<uintptr_t>(out_bytes));
+}
+
+GemmPlan plan_gemm_tile(const GemmArguments& arguments, const GemmDevice& device, GemmTile tile) {
+  const GemmTileShape shape = gemm_tile_shape(tile, arguments.weight_is_f8);
+  const int64_t rows_of_w =
+      arguments.op == GemmOp::silu_mul ? 2 * arguments.out_features : arguments.out_features;
+  GemmPlan plan;
+  plan.tile = tile;
+  plan.token_tiles = static_cast<int>(divide_up(arguments.num_rows, shape.tokens));
+  plan.feature_tiles = static_cast<int>(divide_up(rows_of_w, shape.features));
+  plan.k_steps = static_cast<int>(divide_up(arguments.in_features, shape.k_step));
+  const int64_t tiles = int64_t{plan.token_tiles} * plan.feature_tiles;
+  const int64_t slots = blocks_at_once(shape, device);
+  const int64_t rest = tiles % slots;
+  plan.full_waves = static_cast<int>(tiles / slots);
+  constexpr int64_t kFewestSteps = 4;  // of a block: below, adding parts costs more than it saves
+  if (rest * 20 < slots * 17) {
+    // The last wave would be less than 85 % full. Where two or more blocks can take a tile, all
+    // tiles are cut alike; else the line is cut without regard to tiles.
+    const int64_t splits =
+        std::min(slots / std::max<int64_t>(rest, 1), plan.k_steps / kFewestSteps);
+    if (splits > 1) {
+      plan.shared_blocks = static_cast<int>(rest * splits);
+    } else if (rest * 2 > slots && plan.k_steps >= 2 * kFewestSteps) {
+      plan.shared_blocks = static_cast<int>(slots);
+    }
+  }
+  if (rest > 0 && plan.shared_blocks == 0) ++plan.full_waves;
+  plan.num_blocks =
+      static_cast<int>(tiles >= slots ? slots : std::max<int64_t>(rest, plan.shared_blocks));
+  return plan;
+}
+
+GemmPlan plan_gemm(const GemmArguments& arguments, const GemmDevice& device) {
+  GemmPlan best;
+  double best_cost = 0;
+  for (const GemmTile tile : kTiles) {
+    const GemmPlan plan = plan_gemm_tile(arguments, device, tile);
+    const double cost = cost_of(plan, gemm_tile_shape(tile, arguments.weight_is_f8), device);
+    if (best.num_blocks == 0 || cost < best_cost) {
+      best = plan;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+int64_t gemm_workspace_bytes(const GemmDevice& device) {
+  int64_t most = 0;
+  for (const GemmTile tile : kTiles) {
+    for (const bool is_f8 : {false, true}) {
+      const GemmTileShape shape = gemm_tile_shape(tile, is_f8);
+      const int64_t slots = blocks_at_once(shape, device);
+      const int64_t parts = slots * 2;
+      most = std::max(most, kGemmCounterBytes + parts * shape.tokens * shape.features * 4);
+    }
+  }
+  return most;
+}
+
+}  // namespace glimpse::cuda
