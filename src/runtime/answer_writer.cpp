@@ -104,7 +104,7 @@ bool AnswerWriter::flush_safe(std::vector<Event>& events) {
       length = std::min(length, tool_marker_.safe_length(buffer_));
     }
     // The template puts a newline between text and call.
-    length = std::min(length, without_trailing_newlines(buffer_).size());
+    length = without_trailing_newlines(std::string_view(buffer_).substr(0, length)).size();
   }
   emit(length, events);
   return false;
@@ -135,7 +135,7 @@ void AnswerWriter::finish(FinishReason& reason, std::vector<Event>& events,
       buffer_ += tool_text_;  // not a call after all: the caller sees what was said
       num_emitted_ -= tool_text_.size();
     } else {
-      buffer_.clear();
+      buffer_.clear();  // the newlines between text and call
       if (reason == FinishReason::stop) reason = FinishReason::tool_calls;
     }
   }

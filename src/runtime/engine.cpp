@@ -78,6 +78,7 @@ Engine::Implementation::Implementation(const EngineOptions& options)
   counters_.kv_pages_total = kv_cache_.num_pages();
   publish_status();
   model_info_ = model_.info();
+  model_info_.load_milliseconds = milliseconds_between(load_begin_, Clock::now());
   workers_.emplace(choose_picture_threads(options_.picture_threads));
   thread_ = std::thread([this] { run(); });
 }
@@ -116,7 +117,8 @@ void Engine::Implementation::run() {
 bool Engine::Implementation::handle_messages(bool has_work) {
   std::unique_lock lock(mutex_);
   if (!has_work) wake_.wait(lock, [this] { return stopping_ || !inbox_.empty(); });
-  while (!stopping_ && !inbox_.empty()) {
+  // Also when stopping: a request in the inbox must hear that it was cancelled.
+  while (!inbox_.empty()) {
     const Message message = std::move(inbox_.front());
     inbox_.pop_front();
     lock.unlock();

@@ -84,6 +84,7 @@ class Engine::Implementation {
   [[nodiscard]] OpenRequest& request_of(const Sequence& sequence);
   void publish_status();
 
+  Clock::time_point load_begin_ = Clock::now();
   EngineOptions options_;
   LoadedModel model_;
   ModelInfo model_info_;
