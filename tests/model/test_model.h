@@ -82,6 +82,7 @@ class TestModel {
     const BindOptions bind{.quantize_to_fp8 = options.quantize_to_fp8};
     const auto bind_all = [&](Arena& arena) {
       language_weights_ = bind_language_weights(store_, config_.text, *backend_, arena, bind);
+      if (!config_.vision) return;
       vision_weights_ = bind_vision_weights(store_, *config_.vision, *backend_, arena,
                                             {.streams_vision = options.streams_vision});
     };
@@ -105,10 +106,13 @@ class TestModel {
     const auto measure = [&](Arena& arena) {
       lay_out(arena);
       static_cast<void>(StepBuffers::carve(config_.text, options.arithmetic, limits, arena));
+      if (!config_.vision) return;
       static_cast<void>(VisionActivations::carve(*config_.vision, options.arithmetic,
                                                  options.max_patches, arena));
     };
-    const int64_t slot_bytes = VisionWeightStream::slot_bytes(store_, *config_.vision, *backend_);
+    const int64_t slot_bytes =
+        options.streams_vision ? VisionWeightStream::slot_bytes(store_, *config_.vision, *backend_)
+                               : 0;
     const auto measure_all = [&](Arena& arena) {
       measure(arena);
       if (options.streams_vision) VisionWeightStream::carve(slot_bytes, arena);
@@ -117,6 +121,7 @@ class TestModel {
     lay_out(*step_arena_);
     language_.emplace(*backend_, config_.text, language_weights_, options.arithmetic, limits,
                       *step_arena_);
+    if (!config_.vision) return;
     if (options.streams_vision) {
       stream_.emplace(store_, *config_.vision, *backend_, vision_weights_, *step_arena_);
     }
@@ -158,7 +163,7 @@ class TestModel {
   /// Starts a new sequence and returns logits of all its tokens [T, vocab], computed in chunks.
   std::vector<float> prefill(const std::vector<int32_t>& ids, const TraceFunction& trace = {},
                              int64_t chunk = 100000) {
-    const int64_t merge = config_.vision->spatial_merge_size;
+    const int64_t merge = config_.vision ? config_.vision->spatial_merge_size : 1;
     spans_ = find_visual_spans(ids, config_.image_token_id, grids_, merge);
     positions_ = sequence_positions(static_cast<int64_t>(ids.size()), spans_, merge);
     num_tokens_ = 0;

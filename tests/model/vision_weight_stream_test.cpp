@@ -40,13 +40,33 @@ class CopyingBackend : public ReferenceBackend {
   }
 };
 
-class StreamedVision : public ::testing::TestWithParam<std::string> {};
+struct StreamCase {
+  std::string backend;  // "copying" or "cuda"
+  std::string checkpoint;
+};
+
+std::unique_ptr<Backend> make_device(const std::string& name) {
+  if (name == "copying") return std::make_unique<CopyingBackend>();
+  return make_backend(name);
+}
+
+class StreamedVision : public ::testing::TestWithParam<StreamCase> {
+ protected:
+  void SetUp() override {
+    if (GetParam().backend != "copying") GLIMPSE_REQUIRE_BACKEND(GetParam().backend);
+  }
+  [[nodiscard]] std::filesystem::path directory() const {
+    return golden_dir() / GetParam().checkpoint;
+  }
+  [[nodiscard]] TestModel make_model(const TestModelOptions& options = {}) const {
+    return TestModel(make_device(GetParam().backend), directory(), options);
+  }
+};
 
 TEST_P(StreamedVision, GivesTheSameTokensFromTwoSlotsAsFromAllWeights) {
-  const std::filesystem::path directory = golden_dir() / GetParam();
-  const GoldenStages stages(directory / "stages-f32.safetensors");
-  TestModel resident(std::make_unique<CopyingBackend>(), directory);
-  TestModel streamed(std::make_unique<CopyingBackend>(), directory, {.streams_vision = true});
+  const GoldenStages stages(directory() / "stages-f32.safetensors");
+  TestModel resident = make_model();
+  TestModel streamed = make_model({.streams_vision = true});
   const std::vector<TestPicture> pictures =
       stages.pictures(resident.config().vision->patch_features());
   resident.encode(pictures);
@@ -66,12 +86,11 @@ TEST_P(StreamedVision, GivesTheSameTokensFromTwoSlotsAsFromAllWeights) {
 }
 
 TEST_P(StreamedVision, TakesTwoSlotsInsteadOfTheWholeTower) {
-  const std::filesystem::path directory = golden_dir() / GetParam();
-  const TestModel resident(std::make_unique<CopyingBackend>(), directory);
-  const TestModel streamed(std::make_unique<CopyingBackend>(), directory, {.streams_vision = true});
-  CopyingBackend backend;
-  WeightStore store(directory);
-  const int64_t slot = VisionWeightStream::slot_bytes(store, *streamed.config().vision, backend);
+  const TestModel resident = make_model();
+  const TestModel streamed = make_model({.streams_vision = true});
+  const std::unique_ptr<Backend> backend = make_device(GetParam().backend);
+  WeightStore store(directory());
+  const int64_t slot = VisionWeightStream::slot_bytes(store, *streamed.config().vision, *backend);
   EXPECT_GT(slot, 0);
   EXPECT_EQ(streamed.step_bytes() - resident.step_bytes(), VisionWeightStream::kSlots * slot);
   // At least the blocks and mergers beyond two of the largest are gone.
@@ -80,9 +99,13 @@ TEST_P(StreamedVision, TakesTwoSlotsInsteadOfTheWholeTower) {
   EXPECT_LT(resident.weight_bytes() - streamed.weight_bytes(), num_units * slot);
 }
 
-INSTANTIATE_TEST_SUITE_P(Goldens, StreamedVision, ::testing::Values("tiny-8b-like", "tiny-fp8"),
+INSTANTIATE_TEST_SUITE_P(Goldens, StreamedVision,
+                         ::testing::Values(StreamCase{"copying", "tiny-8b-like"},
+                                           StreamCase{"copying", "tiny-fp8"},
+                                           StreamCase{"cuda", "tiny-8b-like"},
+                                           StreamCase{"cuda", "tiny-fp8"}),
                          [](const auto& test) {
-                           std::string name = test.param;
+                           std::string name = test.param.backend + "_" + test.param.checkpoint;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
