@@ -202,6 +202,14 @@ void Backend::linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scra
   if (x.size(0) > 0) do_linear_silu_mul(x, gate_up, scratch, out);
 }
 
+void Backend::linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) {
+  const Checker c(*this, "linear_gelu");
+  check_linear(c, x, weight, out, weight.empty() ? 0 : weight.out_features());
+  c.that(!weight.is_interleaved, "an interleaved weight is for linear_silu_mul()");
+  c.that(x.dtype() == out.dtype(), "dtypes differ");
+  if (x.size(0) > 0) do_linear_gelu(x, weight, kind, out);
+}
+
 void Backend::rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) {
   const Checker c(*this, "rms_norm");
   c.activation(x, "x");

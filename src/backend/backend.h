@@ -201,6 +201,10 @@ class Backend {
   ///   x [T, in]   scratch [T, 2 * intermediate]   out [T, intermediate]; all of x's dtype
   void linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out);
 
+  /// out = gelu(x W^T + bias), rounded once where linear() and gelu() would round twice.
+  ///   x [T, in]   out [T, out]; both of one dtype
+  void linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
+
   // ---- norms and activations ----------------------------------------------------------------
   /// out = x * weight / sqrt(mean(x^2) + epsilon), each row of the last dimension on its own.
   ///   x, out [..., dim] activation, dtypes may differ   weight [dim] f32
@@ -281,6 +285,8 @@ class Backend {
   virtual void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) = 0;
   virtual void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
                                   Tensor out) = 0;
+  /// The default is do_linear(), then do_gelu() in place.
+  virtual void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
   virtual void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) = 0;
   virtual void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) = 0;
   virtual void do_silu_mul(Tensor gate_up, Tensor out) = 0;

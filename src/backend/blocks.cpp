@@ -4,6 +4,11 @@
 
 namespace glimpse {
 
+void Backend::do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) {
+  do_linear(x, weight, out);
+  do_gelu(out, kind, out);
+}
+
 void Backend::do_attention_block(const DecoderShape& shape, const DecoderLayerWeights& weights,
                                  const DecoderInputs& inputs, int64_t layer,
                                  const DecoderActivations& act) {

@@ -118,6 +118,12 @@ class CudaBackend final : public Backend {
     context_.make_current();
     run_linear_silu_mul(context_, x, gate_up, scratch, out);
   }
+  void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) override {
+    context_.make_current();
+    const bool is_tanh = kind == GeluKind::tanh_approximation;
+    if (is_tanh && try_linear_gelu_tanh(context_, x, weight, out)) return;
+    Backend::do_linear_gelu(x, weight, kind, out);
+  }
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override {
     norm(x, weight, {}, epsilon, out);
   }

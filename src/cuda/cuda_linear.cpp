@@ -131,6 +131,14 @@ void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const Line
   run_silu_mul(context, scratch, out);
 }
 
+bool try_linear_gelu_tanh(const CudaContext& context, const Tensor& x, const LinearWeight& weight,
+                          const Tensor& out) {
+  if (weight.parts.size() != 1 || !is_multipliable(x, weight.parts.front())) return false;
+  GemmArguments product = gemm_arguments(context, x, weight.parts.front(), out);
+  product.op = GemmOp::gelu_tanh;
+  return try_gemm(context, product);
+}
+
 void run_silu_mul(const CudaContext& context, const Tensor& gate_up, const Tensor& out) {
   const int64_t width = out.size(1);
   const ElementwiseArguments arguments{.operation = Elementwise::silu_mul,

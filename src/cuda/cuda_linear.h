@@ -14,6 +14,9 @@ void run_linear(const CudaContext& context, const Tensor& x, const LinearWeight&
 /// out = silu(x G^T) * (x U^T); scratch [T, 2 * intermediate] may be used or not.
 void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const LinearWeight& gate_up,
                          const Tensor& scratch, const Tensor& out);
+/// out = gelu(x W^T + bias), the tanh form, by one kernel; false where none takes this shape.
+[[nodiscard]] bool try_linear_gelu_tanh(const CudaContext& context, const Tensor& x,
+                                        const LinearWeight& weight, const Tensor& out);
 /// out = silu(gate) * up of gate_up [T, 2 * n].
 void run_silu_mul(const CudaContext& context, const Tensor& gate_up, const Tensor& out);
 

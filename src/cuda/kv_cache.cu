@@ -1,5 +1,5 @@
 // Writes keys and values of new tokens to their slots. One warp per token, kv head and kind (key
-// or value); the loop over the head stays in registers where it is 128 wide.
+// or value), four elements a lane where the rows allow it.
 #include "cuda/elements.cuh"
 
 namespace glimpse::cuda {
@@ -7,22 +7,31 @@ namespace {
 
 constexpr float kLargestFloat8 = 448.0F;
 
-template <typename T, typename Cache>
+template <typename T, typename Cache, int kPack>
 __device__ void store_head(const T* from, Cache* to, float* scale, int head_dim, int lane) {
+  float values[kPack];
+  float factor = 1.0F;  // of a head of zeros
   if constexpr (sizeof(Cache) == 1) {
     float largest = 0;
-    for (int i = lane; i < head_dim; i += 32) largest = fmaxf(largest, fabsf(to_float(from[i])));
+    for (int i = lane * kPack; i < head_dim; i += 32 * kPack) {
+      load(from + i, values);
+      for (const float value : values) largest = fmaxf(largest, fabsf(value));
+    }
     largest = warp_max(largest);
-    // A head of zeros takes the scale 1.
-    const float factor = largest > 0 ? largest / kLargestFloat8 : 1.0F;
+    if (largest > 0) factor = largest / kLargestFloat8;
     if (lane == 0) *scale = factor;
-    for (int i = lane; i < head_dim; i += 32) to[i] = from_float<Cache>(to_float(from[i]) / factor);
-  } else {
-    for (int i = lane; i < head_dim; i += 32) to[i] = from_float<Cache>(to_float(from[i]));
+  }
+  for (int i = lane * kPack; i < head_dim; i += 32 * kPack) {
+    load(from + i, values);
+    if constexpr (sizeof(Cache) == 1) {
+#pragma unroll
+      for (float& value : values) value /= factor;
+    }
+    store(values, to + i);
   }
 }
 
-template <typename T, typename Cache>
+template <typename T, typename Cache, int kPack>
 __global__ void __launch_bounds__(64)
     store_kv(DeviceRows<T> k, DeviceRows<T> v, const int32_t* __restrict__ slots, KvPages kv) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -35,8 +44,8 @@ __global__ void __launch_bounds__(64)
   const int64_t line = (page * kv.kv_heads + head) * kv.page_tokens + slot % kv.page_tokens;
   auto* cache = static_cast<Cache*>(is_key ? kv.keys : kv.values) + line * kv.head_dim;
   float* scales = is_key ? kv.key_scales : kv.value_scales;
-  store_head((is_key ? k : v).at(token, head), cache, scales + line, static_cast<int>(kv.head_dim),
-             lane);
+  store_head<T, Cache, kPack>((is_key ? k : v).at(token, head), cache, scales + line,
+                              static_cast<int>(kv.head_dim), lane);
 }
 
 }  // namespace
@@ -44,10 +53,14 @@ __global__ void __launch_bounds__(64)
 cudaError_t launch_store_kv(const StoreKvArguments& a, cudaStream_t stream) {
   if (a.tokens == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(a.tokens), static_cast<unsigned>(a.kv.kv_heads));
+  // The cache's own rows are aligned where the head's width is a multiple of the pack.
+  const bool packs = allow_packs({a.k, a.v}, a.kv.head_dim, 4);
   return dispatch_activation(a.k.element, [&]<typename T>() {
     return dispatch_cache(a.kv.element, [&]<typename Cache>() {
-      store_kv<T, Cache>
-          <<<grid, 64, 0, stream>>>(DeviceRows<T>(a.k), DeviceRows<T>(a.v), a.slots, a.kv);
+      const DeviceRows<T> k(a.k);
+      const DeviceRows<T> v(a.v);
+      packs ? store_kv<T, Cache, 4><<<grid, 64, 0, stream>>>(k, v, a.slots, a.kv)
+            : store_kv<T, Cache, 1><<<grid, 64, 0, stream>>>(k, v, a.slots, a.kv);
       return cudaGetLastError();
     });
   });

@@ -1,56 +1,104 @@
-// RMS norm and layer norm. Rows of up to 1,024 elements get a warp each, four rows to a block;
-// longer rows a block each. A row is read from memory once; what follows hits the L1 cache.
+// RMS norm and layer norm. Rows of up to 4,096 elements get a warp each, which keeps them in
+// registers: memory is read once and no block-wide barrier is needed. Longer or unaligned rows get
+// a block each, which reads them again from the caches.
 #include "cuda/elements.cuh"
 
 namespace glimpse::cuda {
 namespace {
 
 constexpr int kBlockThreads = 256;
-constexpr int64_t kLongestWarpRow = 1024;
+constexpr int kRowsPerBlock = 4;  // of the warp form
 
-/// The sum over the threads of one row: a warp's 32 or a whole block.
-template <int kThreads>
-__device__ float row_sum(float x) {
+/// The sum over a block.
+__device__ float block_sum(float x) {
+  __shared__ float parts[kBlockThreads / 32];
   x = warp_sum(x);
-  if constexpr (kThreads > 32) {
-    __shared__ float parts[kThreads / 32];
-    __syncthreads();  // parts may still be read from the sum before
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = warp_sum(threadIdx.x % 32 < kThreads / 32 ? parts[threadIdx.x % 32] : 0.0F);
-  }
-  return x;
+  __syncthreads();  // parts may still be read from the sum before
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  return warp_sum(threadIdx.x % 32 < kBlockThreads / 32 ? parts[threadIdx.x % 32] : 0.0F);
 }
 
-// kThreads threads per row; each handles the same packs in every pass, so x and out may alias.
-template <typename In, typename Out, int kPack, int kThreads, bool kIsLayerNorm>
-__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads)
-    normalize_rows(DeviceRows<In> x, const float* __restrict__ weight,
-                   const float* __restrict__ bias, float epsilon, DeviceRows<Out> out,
-                   uint32_t num_rows, int dim) {
-  const uint32_t row = kThreads == 32 ? blockIdx.x * 4 + threadIdx.x / 32 : blockIdx.x;
-  const int lane = kThreads == 32 ? threadIdx.x % 32 : threadIdx.x;
-  if (row >= num_rows) return;  // whole warps, and in the block form none
+// One warp per row; a lane keeps kPacks packs of kPack elements. Moves each element once in and
+// once out. x and out may alias.
+template <typename In, typename Out, int kPack, int kPacks, bool kIsLayerNorm>
+__global__ void __launch_bounds__(32 * kRowsPerBlock)
+    normalize_in_warps(DeviceRows<In> x, const float* __restrict__ weight,
+                       const float* __restrict__ bias, float epsilon, DeviceRows<Out> out,
+                       uint32_t num_rows, int dim) {
+  const uint32_t row = blockIdx.x * kRowsPerBlock + threadIdx.x / 32;
+  if (row >= num_rows) return;  // whole warps
+  const int first = static_cast<int>(threadIdx.x % 32) * kPack;
   const In* from = x.row(row);
+  float values[kPacks][kPack] = {};
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int at = first + i * 32 * kPack;
+    if (at < dim) load(from + at, values[i]);
+  }
+  float mean = 0;
+  if constexpr (kIsLayerNorm) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sum += values[i][j];
+    }
+    mean = warp_sum(sum) / static_cast<float>(dim);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    if (first + i * 32 * kPack >= dim) break;
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) squares += (values[i][j] - mean) * (values[i][j] - mean);
+  }
+  const float factor = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(dim) + epsilon);
   Out* to = out.row(row);
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int at = first + i * 32 * kPack;
+    if (at >= dim) break;
+    float weights[kPack];
+    load(weight + at, weights);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) values[i][j] = (values[i][j] - mean) * factor * weights[j];
+    if constexpr (kIsLayerNorm) {
+      load(bias + at, weights);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) values[i][j] += weights[j];
+    }
+    store(values[i], to + at);
+  }
+}
+
+// One block per row; a thread handles the same packs in every pass, so x and out may alias.
+template <typename In, typename Out, int kPack, bool kIsLayerNorm>
+__global__ void __launch_bounds__(kBlockThreads)
+    normalize_in_blocks(DeviceRows<In> x, const float* __restrict__ weight,
+                        const float* __restrict__ bias, float epsilon, DeviceRows<Out> out,
+                        int dim) {
+  const int first = static_cast<int>(threadIdx.x) * kPack;
+  constexpr int kStep = kBlockThreads * kPack;
+  const In* from = x.row(blockIdx.x);
+  Out* to = out.row(blockIdx.x);
   float values[kPack];
   float mean = 0;
   if constexpr (kIsLayerNorm) {
     float sum = 0;
-    for (int i = lane * kPack; i < dim; i += kThreads * kPack) {
+    for (int i = first; i < dim; i += kStep) {
       load(from + i, values);
       for (const float value : values) sum += value;
     }
-    mean = row_sum<kThreads>(sum) / static_cast<float>(dim);
+    mean = block_sum(sum) / static_cast<float>(dim);
   }
   float squares = 0;
-  for (int i = lane * kPack; i < dim; i += kThreads * kPack) {
+  for (int i = first; i < dim; i += kStep) {
     load(from + i, values);
     for (const float value : values) squares += (value - mean) * (value - mean);
   }
-  const float variance = row_sum<kThreads>(squares) / static_cast<float>(dim);
-  const float factor = 1.0F / sqrtf(variance + epsilon);
-  for (int i = lane * kPack; i < dim; i += kThreads * kPack) {
+  const float factor = 1.0F / sqrtf(block_sum(squares) / static_cast<float>(dim) + epsilon);
+  for (int i = first; i < dim; i += kStep) {
     load(from + i, values);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
@@ -61,31 +109,45 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads)
   }
 }
 
+template <typename In, typename Out, int kPack, int kPacks, bool kIsLayerNorm>
+void launch_warps(const NormArguments& a, cudaStream_t stream) {
+  normalize_in_warps<In, Out, kPack, kPacks, kIsLayerNorm>
+      <<<divide_up(a.num_rows, kRowsPerBlock), 32 * kRowsPerBlock, 0, stream>>>(
+          DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
+          static_cast<uint32_t>(a.num_rows), static_cast<int>(a.dim));
+}
+
 template <typename In, typename Out, int kPack, bool kIsLayerNorm>
+void launch_blocks(const NormArguments& a, cudaStream_t stream) {
+  normalize_in_blocks<In, Out, kPack, kIsLayerNorm>
+      <<<static_cast<unsigned>(a.num_rows), kBlockThreads, 0, stream>>>(
+          DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
+          static_cast<int>(a.dim));
+}
+
+template <typename In, typename Out, bool kIsLayerNorm>
 void launch(const NormArguments& a, cudaStream_t stream) {
-  const auto rows = static_cast<uint32_t>(a.num_rows);
-  const int dim = static_cast<int>(a.dim);
-  if (a.dim <= kLongestWarpRow) {
-    normalize_rows<In, Out, kPack, 32, kIsLayerNorm><<<divide_up(a.num_rows, 4), 128, 0, stream>>>(
-        DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out), rows, dim);
-  } else {
-    normalize_rows<In, Out, kPack, kBlockThreads, kIsLayerNorm><<<rows, kBlockThreads, 0, stream>>>(
-        DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out), rows, dim);
-  }
+  const auto is_aligned = [](const float* vector) {
+    return reinterpret_cast<uintptr_t>(vector) % 16 == 0;
+  };
+  const auto packs = [&](int64_t count) {
+    return allow_packs({a.x, a.out}, a.dim, count) && is_aligned(a.weight) && is_aligned(a.bias);
+  };
+  if (a.dim <= 128 && packs(4)) return launch_warps<In, Out, 4, 1, kIsLayerNorm>(a, stream);
+  if (!packs(8)) return launch_blocks<In, Out, 1, kIsLayerNorm>(a, stream);
+  if (a.dim <= 1280) return launch_warps<In, Out, 8, 5, kIsLayerNorm>(a, stream);
+  if (a.dim <= 2560) return launch_warps<In, Out, 8, 10, kIsLayerNorm>(a, stream);
+  if (a.dim <= 4096) return launch_warps<In, Out, 8, 16, kIsLayerNorm>(a, stream);
+  launch_blocks<In, Out, 8, kIsLayerNorm>(a, stream);
 }
 
 }  // namespace
 
 cudaError_t launch_norm(const NormArguments& a, cudaStream_t stream) {
   if (a.num_rows == 0) return cudaSuccess;
-  const bool packs = allow_packs({a.x, a.out}, a.dim, 8);
   return dispatch_activation(a.x.element, [&]<typename In>() {
     return dispatch_activation(a.out.element, [&]<typename Out>() {
-      if (a.bias != nullptr) {
-        packs ? launch<In, Out, 8, true>(a, stream) : launch<In, Out, 1, true>(a, stream);
-      } else {
-        packs ? launch<In, Out, 8, false>(a, stream) : launch<In, Out, 1, false>(a, stream);
-      }
+      a.bias != nullptr ? launch<In, Out, true>(a, stream) : launch<In, Out, false>(a, stream);
       return cudaGetLastError();
     });
   });

@@ -2,7 +2,7 @@
 // and its best token after penalties and mask, which is already the answer at temperature 0.
 // choose_tokens draws the others with one block per row, without sorting the vocabulary.
 //
-// Tokens are ordered by falling logit, then by id. With d = (best - logit) / temperature a token's
+// Tokens are ordered by falling logit, then by id. With d = (best - logit) / temperature, a token's
 // weight exp(-d) is counted in units of 2^-40, as an integer: sums are then exact and do not depend
 // on the order in which threads add. What top-k, top-p, min-p keep is always a beginning of that
 // order, and the drawn token is the first whose running sum reaches a target. A histogram over d
@@ -12,7 +12,7 @@
 namespace glimpse::cuda {
 namespace {
 
-constexpr int kParts = 32;  // blocks of a row in summarize_logits
+constexpr int kParts = 128;  // blocks of a row in summarize_logits
 constexpr int kSummaryThreads = 256;
 constexpr int kThreads = 1024;
 constexpr int kBins = 2 * kThreads;
@@ -175,10 +175,10 @@ struct Workspace {
 struct Draw {
   RowLogits row;
   float best;
-  float temperature;
+  float inverse_temperature;
   Workspace& work;
 
-  __device__ float distance(float value) const { return (best - value) / temperature; }
+  __device__ float distance(float value) const { return (best - value) * inverse_temperature; }
 
   /// visit(id, value) for every token that is allowed; value is its logit after penalties.
   template <typename Visit>
@@ -242,16 +242,24 @@ __device__ void fill_histogram(const Draw& draw, const Path& path) {
     work.masses[i] = 0;
   }
   __syncthreads();
+  // Most tokens of a sharp row are in the last bin: each thread counts those for itself.
+  unsigned last_count = 0;
+  Mass last_mass = 0;
   draw.visit_tokens([&](int id, float value) {
     const float distance = draw.distance(value);
     if (!path.holds(distance, value, id)) return;
     const int digit = digit_of(path.level, distance, value, id);
-    atomicAdd(&work.counts[digit], 1U);
-    if constexpr (kMeasure == Measure::mass) {
-      const Mass mass = mass_of(distance);
-      if (mass > 0) atomicAdd(&work.masses[digit], mass);
+    const Mass mass = kMeasure == Measure::mass ? mass_of(distance) : 0;
+    if (digit == kBins - 1) {
+      ++last_count;
+      last_mass += mass;
+      return;
     }
+    atomicAdd(&work.counts[digit], 1U);
+    if (mass > 0) atomicAdd(&work.masses[digit], mass);
   });
+  if (last_count > 0) atomicAdd(&work.counts[kBins - 1], last_count);
+  if (last_mass > 0) atomicAdd(&work.masses[kBins - 1], last_mass);
   __syncthreads();
 }
 
@@ -444,8 +452,11 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Summary shared_summary;
   const int64_t row = blockIdx.x;
   if (threadIdx.x < 32) {
-    static_assert(kParts == 32);
-    const Summary summary = combine_warp(summaries[row * kParts + threadIdx.x]);
+    Summary summary = summaries[row * kParts + threadIdx.x];
+    for (int i = 32; i < kParts; i += 32) {
+      summary = combine(summary, summaries[row * kParts + i + static_cast<int>(threadIdx.x)]);
+    }
+    summary = combine_warp(summary);
     if (threadIdx.x == 0) shared_summary = summary;
   }
   __syncthreads();
@@ -455,7 +466,8 @@ __global__ void __launch_bounds__(kThreads)
   if (temperature > 0 && summary.best > -INFINITY) {
     const Limits limits = {static_cast<Mass>(max(a.top_k[row], 0)), a.top_p[row], a.min_p[row],
                            a.uniform[row]};
-    id = draw_token(Draw{RowLogits(a, row), summary.best, temperature, work}, limits);
+    id = draw_token(Draw{RowLogits(a, row), summary.best, fminf(1.0F / temperature, 3e38F), work},
+                    limits);
   }
   if (threadIdx.x != 0) return;
   a.ids[row] = id;

@@ -230,8 +230,8 @@ void VisionEncoder::run_block(const VisionBlockWeights& weights) {
   for (int64_t first = 0; first < num_patches_; first += kVisionChunkRows) {
     const int64_t count = std::min(kVisionChunkRows, num_patches_ - first);
     const Tensor middle = reshape_front(act_.intermediate, {count, config_.intermediate_size});
-    backend_.linear(normed.slice(0, first, count), weights.linear_fc1, middle);
-    backend_.gelu(middle, GeluKind::tanh_approximation, middle);
+    backend_.linear_gelu(normed.slice(0, first, count), weights.linear_fc1,
+                         GeluKind::tanh_approximation, middle);
     backend_.linear_add(middle, weights.linear_fc2, hidden.slice(0, first, count));
   }
 }
@@ -254,8 +254,8 @@ void VisionEncoder::merge(const VisionMergerWeights& weights, const Output& outp
       backend_.layer_norm(hidden, weights.norm.weight, weights.norm.bias, kLayerNormEpsilon,
                           normed);
       const Tensor middle = reshape_front(act_.intermediate, {count, merged});
-      backend_.linear(normed.view({count, merged}), weights.linear_fc1, middle);
-      backend_.gelu(middle, GeluKind::exact_erf, middle);
+      backend_.linear_gelu(normed.view({count, merged}), weights.linear_fc1, GeluKind::exact_erf,
+                           middle);
       backend_.linear(middle, weights.linear_fc2, output(tokens).slice(0, first, count));
       patch += count * area;
     }

@@ -131,6 +131,24 @@ TEST_P(Operations, LinearStacksItsPartsAndReadsStridedRows) {
   }
 }
 
+TEST_P(Operations, LinearGeluEqualsItsTwoSteps) {
+  for (const DType stored : {DType::bf16, DType::f8_e4m3}) {
+    for (const DType dtype : kActivations) {
+      for (const GeluKind kind : {GeluKind::tanh_approximation, GeluKind::exact_erf}) {
+        for (const int64_t rows : {1, 7, 65}) {
+          const LinearPart part = linear_part(stored, 304, 256, true);
+          const Pair x = random(dtype, {rows, 256});
+          const Pair y = poisoned(dtype, {rows, 304});
+          run([&](Backend& b, auto at) {
+            b.linear_gelu(at(x), weight_of(b, {part}, LinearLayout::plain), kind, at(y));
+          });
+          expect_close(y, 2 * tolerance(dtype, 256) + (dtype == DType::bf16 ? 0x1p-7 : 0));
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Operations, LinearSiluMulEqualsItsThreeSteps) {
   for (const DType stored : {DType::bf16, DType::f8_e4m3}) {
     for (const DType dtype : kActivations) {
@@ -500,6 +518,41 @@ TEST_P(Sampling, CountTokensLeavesThePromptBitAndSaturates) {
   run([&](Backend& b, auto at) { b.count_tokens(at(more), at(line), at(counts)); });
   expect_equal(counts);
   EXPECT_EQ(floats(counts.host)[1], 0x7FFF);
+}
+
+TEST_P(Operations, ReplaySeesTheContentsOfItsTensorsEachTime) {
+  const Pair x = random(DType::f32, {3, 40});
+  const Pair y = random(DType::f32, {3, 40});
+  const Pair sum = poisoned(DType::f32, {3, 40});
+  for (int step = 0; step < 3; ++step) {
+    run([&](Backend& b, auto at) { b.replay(7, [&] { b.add(at(x), at(y), at(sum)); }); });
+    expect_equal(sum);
+    run([&](Backend& b, auto at) { b.copy(at(sum), at(x)); });
+  }
+}
+
+TEST_P(Operations, AStepThatNeedsTheHostIsReplayedToo) {
+  const Pair x = random(DType::f32, {2, 8});
+  const Pair sum = random(DType::f32, {2, 8});
+  const std::vector<float> ones(16, 1.0F);
+  for (int step = 0; step < 3; ++step) {
+    run([&](Backend& b, auto at) {
+      b.replay(8, [&] {
+        b.upload(std::as_bytes(std::span(ones)), at(x));
+        b.add(at(x), at(sum), at(sum));
+      });
+    });
+    expect_equal(sum);
+  }
+}
+
+TEST_P(Operations, AnErrorInAReplayedStepLeavesTheBackendUsable) {
+  const Pair x = random(DType::f32, {2, 8});
+  const Pair other = random(DType::f32, {3, 8});
+  EXPECT_THROW(backend_->replay(9, [&] { backend_->add(x.device, other.device, x.device); }),
+               Error);
+  run([&](Backend& b, auto at) { b.replay(9, [&] { b.add(at(x), at(x), at(x)); }); });
+  expect_equal(x);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Operations, ::testing::Values("cpu", "cuda"),
