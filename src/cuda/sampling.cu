@@ -12,7 +12,7 @@
 namespace glimpse::cuda {
 namespace {
 
-constexpr int kParts = 128;  // blocks of a row in summarize_logits
+constexpr int kParts = 32;  // blocks of a row in summarize_logits
 constexpr int kSummaryThreads = 256;
 constexpr int kThreads = 1024;
 constexpr int kBins = 2 * kThreads;
