@@ -100,6 +100,7 @@ LoadedModel::LoadedModel(const EngineOptions& options)
   std::future<ModelText> text_future =
       std::async(std::launch::async, [this] { return ModelText::open(files.directory); });
   backend = open_backend(options);
+  for (const std::string& warning : backend->warnings()) notify(options, warning);
   weight_facts = measure_weights(store, files.config, *backend, options.quantize_to_fp8);
   plan = plan_memory(files.config, files.pictures, weight_facts, options, backend->device(),
                      backend->memory().free_bytes);
