@@ -1,6 +1,6 @@
 // Linear layers on the CPU. Few rows (decoding): every weight is read once from where the file is
-// mapped and multiplied in registers. Many rows: a panel of weight rows is widened once into a
-// thread's cache and multiplied with all activations.
+// mapped and multiplied in registers. Many rows: 128 columns of a panel of weight rows (one FP8
+// scale) are widened and packed once into a thread's cache and multiplied with all activations.
 #include <algorithm>
 #include <vector>
 
@@ -11,12 +11,17 @@
 namespace glimpse {
 namespace {
 
-// Weight rows of a panel: a multiple of the tiles' six; 24 rows of 2048 floats stay in L2.
-constexpr int64_t kPanelRows = 24;
-// Activation rows multiplied with a panel before the next ones are looked at.
-constexpr int64_t kBlockRows = 64;
-// Rows up to which weights are multiplied straight from the file.
+using cpu::kPanelRows;
+
+// Weight rows multiplied as they lie: a multiple of the tiles' six; 24 rows of 2048 floats stay in
+// L2.
+constexpr int64_t kStripRows = 24;
+// Activation rows whose sums (256 bytes each) stay in L2 while a panel's columns pass by.
+constexpr int64_t kBlockRows = 1024;
+// Rows up to which bf16 and FP8 weights are multiplied straight from the file.
 constexpr int64_t kDirectRows = 4;
+// Rows from which packing an f32 panel costs less than adding sums across lanes.
+constexpr int64_t kPackedRows = 16;
 
 struct Product {
   const Tensor& x;
@@ -49,74 +54,101 @@ void finish(const Product& p, int64_t first_x, int64_t num_x, int64_t first, int
   });
 }
 
-// A panel of weight rows in the type that is multiplied.
-struct Panel {
-  std::vector<float> f32;
-  std::vector<BFloat16> bf16;
-  std::vector<float> sums = std::vector<float>(kBlockRows * kPanelRows);
-};
-
-void widen_panel(const LinearPart& part, int64_t first, int64_t count, std::vector<float>& panel) {
-  const int64_t columns = part.weight.size(1);
-  panel.resize(static_cast<size_t>(kPanelRows * columns));
+// Weight rows widened to f32; columns `first_column` and on.
+void widen_rows(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
+                int64_t columns, float* out) {
   dispatch_weight(part.weight.dtype(), [&]<typename W>() {
     for (int64_t r = 0; r < count; ++r) {
-      cpu::widen_row(row_of<W>(part.weight, first + r), scale_row(part, first + r), columns,
-                     panel.data() + r * columns);
+      const float* scales = scale_row(part, first + r);
+      cpu::widen_row(row_of<W>(part.weight, first + r) + first_column,
+                     scales == nullptr ? nullptr : scales + first_column / kScaleBlock, columns,
+                     out + r * columns);
     }
   });
 }
 
-// bf16 weights need no panel; FP8 is scaled and rounded to bf16, others are rounded.
-const BFloat16* bf16_panel(const LinearPart& part, int64_t first, int64_t count, Panel& panel,
-                           int64_t& stride) {
-  const int64_t columns = part.weight.size(1);
-  if (part.weight.dtype() == DType::bf16) {
-    stride = part.weight.row_stride();
-    return row_of<BFloat16>(part.weight, first);
+// What a thread needs to multiply panels of up to kScaleBlock columns.
+template <typename T>
+struct Panel {
+  std::vector<float> widened = std::vector<float>(kPanelRows * kScaleBlock);
+  std::vector<T> rows = std::vector<T>(kPanelRows * kScaleBlock);
+  std::vector<T> packed = std::vector<T>(kPanelRows * kScaleBlock);
+  std::vector<float> sums;
+
+  // Packs columns of `count` weight rows; returns the factor that their sums still want.
+  float pack(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
+             int64_t columns);
+};
+
+template <>
+float Panel<float>::pack(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
+                         int64_t columns) {
+  widen_rows(part, first, count, first_column, columns, rows.data());
+  cpu::pack_panel(rows.data(), columns, count, columns, packed.data());
+  return 1.0F;
+}
+
+// FP8 is exact in bf16: its scale waits for the sums. f32 and f16 are rounded.
+template <>
+float Panel<BFloat16>::pack(const LinearPart& part, int64_t first, int64_t count,
+                            int64_t first_column, int64_t columns) {
+  const DType dtype = part.weight.dtype();
+  if (dtype == DType::bf16) {
+    cpu::pack_panel(row_of<BFloat16>(part.weight, first) + first_column, part.weight.row_stride(),
+                    count, columns, packed.data());
+    return 1.0F;
   }
-  stride = columns;
-  panel.bf16.resize(static_cast<size_t>(kPanelRows * columns));
-  if (part.weight.dtype() == DType::f8_e4m3) {
+  if (dtype == DType::f8_e4m3) {
     for (int64_t r = 0; r < count; ++r) {
-      cpu::widen_fp8_row(row_of<Float8E4M3>(part.weight, first + r), scale_row(part, first + r),
-                         columns, panel.bf16.data() + r * columns);
+      cpu::widen_fp8_row(row_of<Float8E4M3>(part.weight, first + r) + first_column, columns,
+                         rows.data() + r * columns);
     }
   } else {
-    widen_panel(part, first, count, panel.f32);
-    for (int64_t r = 0; r < count; ++r) {
-      cpu::narrow_row(panel.f32.data() + r * columns, columns, panel.bf16.data() + r * columns);
-    }
+    widen_rows(part, first, count, first_column, columns, widened.data());
+    cpu::narrow_row(widened.data(), count * columns, rows.data());
   }
-  return panel.bf16.data();
+  cpu::pack_panel(rows.data(), columns, count, columns, packed.data());
+  // A panel begins at a multiple of 64 rows and a block of columns: it has one scale.
+  return dtype == DType::f8_e4m3 ? scale_row(part, first)[first_column / kScaleBlock] : 1.0F;
 }
 
 // Many rows: panel by panel.
-void multiply_panels(const Product& p, int64_t first_panel, int64_t last_panel, bool bf16) {
-  Panel panel;
+template <typename T>
+void multiply_panels(const Product& p, int64_t first_panel, int64_t last_panel) {
+  Panel<T> panel;
   const int64_t rows = p.part.weight.size(0);
   const int64_t columns = p.part.weight.size(1);
+  const int64_t num_rows = p.x.size(0);
+  panel.sums.resize(static_cast<size_t>(std::min(kBlockRows, num_rows) * kPanelRows));
   for (int64_t index = first_panel; index < last_panel; ++index) {
     const int64_t first = index * kPanelRows;
     const int64_t count = std::min(kPanelRows, rows - first);
-    int64_t stride = columns;
-    const BFloat16* narrow = nullptr;
-    if (bf16) {
-      narrow = bf16_panel(p.part, first, count, panel, stride);
-    } else {
-      widen_panel(p.part, first, count, panel.f32);
-    }
-    for (int64_t t = 0; t < p.x.size(0); t += kBlockRows) {
-      const int64_t num_x = std::min(kBlockRows, p.x.size(0) - t);
-      if (bf16) {
-        cpu::multiply_bf16(row_of<BFloat16>(p.x, t), p.x.row_stride(), num_x, narrow, stride, count,
-                           columns, panel.sums.data(), kPanelRows);
-      } else {
-        cpu::multiply_f32(row_of<float>(p.x, t), p.x.row_stride(), num_x, panel.f32.data(), columns,
-                          count, columns, panel.sums.data(), kPanelRows);
+    for (int64_t t = 0; t < num_rows; t += kBlockRows) {
+      const int64_t num_x = std::min(kBlockRows, num_rows - t);
+      for (int64_t k = 0; k < columns; k += kScaleBlock) {
+        const int64_t width = std::min(kScaleBlock, columns - k);
+        const float scale = panel.pack(p.part, first, count, k, width);
+        cpu::multiply_panel(row_of<T>(p.x, t) + k, p.x.row_stride(), num_x, panel.packed.data(),
+                            width, scale, k == 0, panel.sums.data());
       }
       finish(p, t, num_x, first, count, panel.sums.data(), kPanelRows);
     }
+  }
+}
+
+// Few rows of f32: strips of weight rows widened and multiplied as they lie.
+void multiply_strips(const Product& p, int64_t first_strip, int64_t last_strip) {
+  const int64_t rows = p.part.weight.size(0);
+  const int64_t columns = p.part.weight.size(1);
+  std::vector<float> strip(static_cast<size_t>(kStripRows * columns));
+  float sums[kPackedRows * kStripRows];
+  for (int64_t first = first_strip * kStripRows; first < std::min(rows, last_strip * kStripRows);
+       first += kStripRows) {
+    const int64_t count = std::min(kStripRows, rows - first);
+    widen_rows(p.part, first, count, 0, columns, strip.data());
+    cpu::multiply_f32(row_of<float>(p.x, 0), p.x.row_stride(), p.x.size(0), strip.data(), columns,
+                      count, columns, sums, kStripRows);
+    finish(p, 0, p.x.size(0), first, count, sums, kStripRows);
   }
 }
 
@@ -125,23 +157,23 @@ void multiply_direct(const Product& p, const std::vector<BFloat16>& interleaved,
                      int64_t interleaved_stride, int64_t first, int64_t last) {
   const int64_t columns = p.part.weight.size(1);
   const int64_t num_x = p.x.size(0);
-  float sums[kDirectRows * kPanelRows];
-  for (int64_t row = first; row < last; row += kPanelRows) {
-    const int64_t count = std::min(kPanelRows, last - row);
+  float sums[kDirectRows * kStripRows];
+  for (int64_t row = first; row < last; row += kStripRows) {
+    const int64_t count = std::min(kStripRows, last - row);
     if (p.part.weight.dtype() == DType::f8_e4m3) {
       for (int64_t r = 0; r < count; ++r) {
         float one[kDirectRows];
         cpu::multiply_fp8_row(interleaved.data(), interleaved_stride, num_x,
                               row_of<Float8E4M3>(p.part.weight, row + r),
                               scale_row(p.part, row + r), columns, one);
-        for (int64_t t = 0; t < num_x; ++t) sums[t * kPanelRows + r] = one[t];
+        for (int64_t t = 0; t < num_x; ++t) sums[t * kStripRows + r] = one[t];
       }
     } else {
       cpu::multiply_bf16(row_of<BFloat16>(p.x, 0), p.x.row_stride(), num_x,
                          row_of<BFloat16>(p.part.weight, row), p.part.weight.row_stride(), count,
-                         columns, sums, kPanelRows);
+                         columns, sums, kStripRows);
     }
-    finish(p, 0, num_x, row, count, sums, kPanelRows);
+    finish(p, 0, num_x, row, count, sums, kStripRows);
   }
 }
 
@@ -184,16 +216,20 @@ void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const
       if (part.weight.dtype() == DType::f8_e4m3 && interleaved.empty()) {
         interleaved = interleave(x, interleaved_stride);
       }
-      const int64_t grain = std::max<int64_t>(kPanelRows, 65536 / part.weight.size(1) / 6 * 6);
+      const int64_t grain = std::max<int64_t>(kStripRows, 65536 / part.weight.size(1) / 6 * 6);
       pool_.parallel_for(rows, grain, [&](int64_t first, int64_t last) {
         multiply_direct(p, interleaved, interleaved_stride, first, last);
       });
     } else {
-      const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
-      const int64_t work = x.size(0) * part.weight.size(1) * kPanelRows;
-      pool_.parallel_for(
-          panels, std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(work, 1)),
-          [&](int64_t first, int64_t last) { multiply_panels(p, first, last, bf16); });
+      const bool packed = bf16 || x.size(0) >= kPackedRows;
+      const int64_t group = packed ? kPanelRows : kStripRows;
+      const int64_t work = x.size(0) * part.weight.size(1) * group;
+      const int64_t grain = std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(work, 1));
+      pool_.parallel_for((rows + group - 1) / group, grain, [&](int64_t first, int64_t last) {
+        if (!packed) return multiply_strips(p, first, last);
+        if (bf16) return multiply_panels<BFloat16>(p, first, last);
+        multiply_panels<float>(p, first, last);
+      });
     }
   }
 }

@@ -24,6 +24,14 @@ void narrow_row(const float* row, int64_t columns, BFloat16* out);
 void multiply_f32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
                   int64_t num_w, int64_t columns, float* sums, int64_t sums_stride);
 
+/// Weight rows side by side in a packed panel: four vectors of 16, times six activation rows.
+inline constexpr int64_t kPanelRows = 64;
+/// panel [columns, kPanelRows] from `num_rows` rows; absent rows become 0.
+void pack_panel(const float* rows, int64_t stride, int64_t num_rows, int64_t columns, float* panel);
+/// sums [num_x, kPanelRows] = scale * (x times the panel), plus what is there unless `first`.
+void multiply_panel(const float* x, int64_t x_stride, int64_t num_x, const float* panel,
+                    int64_t columns, float scale, bool first, float* sums);
+
 /// out = softmax(scale * scores[0..count)), and zeros from there to `padded`.
 void softmax(float* scores, int64_t count, int64_t padded, float scale);
 /// sums[i] += weight * x[i].
@@ -55,7 +63,12 @@ void multiply_fp8_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const 
 /// Columns in the order in which multiply_fp8_row() unpacks bytes, padded with zeros to a multiple
 /// of 64.
 void interleave_for_fp8(const BFloat16* x, int64_t columns, BFloat16* out);
-/// w * scale rounded to bf16.
-void widen_fp8_row(const Float8E4M3* row, const float* scales, int64_t columns, BFloat16* out);
+/// FP8 as bf16, which holds it exactly; the scale is multiply_panel()'s.
+void widen_fp8_row(const Float8E4M3* row, int64_t columns, BFloat16* out);
+/// panel [columns / 2, kPanelRows, 2] from `num_rows` rows; absent rows and columns become 0.
+void pack_panel(const BFloat16* rows, int64_t stride, int64_t num_rows, int64_t columns,
+                BFloat16* panel);
+void multiply_panel(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* panel,
+                    int64_t columns, float scale, bool first, float* sums);
 
 }  // namespace glimpse::cpu

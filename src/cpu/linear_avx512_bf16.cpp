@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #define GLIMPSE_TARGET_BF16 \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16")))
@@ -159,6 +160,73 @@ GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Floa
   for (int t = 0; t < kX; ++t) sums[t] = _mm512_reduce_add_ps(total[t]);
 }
 
+// 16 x 16 pairs, transposed: pair j of row i becomes entry i of row j.
+GLIMPSE_TARGET_BF16 inline void transpose_pairs(__m512i rows[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xDD);
+    t[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xDD);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    rows[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xDD);
+    rows[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    rows[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xDD);
+  }
+}
+
+// kX activation rows times a panel: each pair of x is broadcast to four vectors of weight rows, so
+// the 24 sums need no adding across lanes.
+template <int kX>
+GLIMPSE_TARGET_BF16 void panel_tile(const BFloat16* x, int64_t x_stride, const BFloat16* panel,
+                                    int64_t columns, float scale, bool first, float* sums) {
+  __m512 acc[kX][4];
+#pragma GCC unroll 8
+  for (int i = 0; i < kX; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_setzero_ps();
+  }
+  for (int64_t k = 0; k < columns; k += 2) {
+    __m512bh b[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) b[j] = load_pairs(panel + (k * kPanelRows + j * 32));
+#pragma GCC unroll 8
+    for (int i = 0; i < kX; ++i) {
+      uint32_t pair = x[i * x_stride + k].bits;  // the last of an odd number stands alone
+      if (k + 1 < columns) std::memcpy(&pair, x + i * x_stride + k, sizeof(pair));
+      const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(pair)));
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
+    }
+  }
+  const __m512 factor = _mm512_set1_ps(scale);
+#pragma GCC unroll 8
+  for (int i = 0; i < kX; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      float* to = sums + i * kPanelRows + j * 16;
+      const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(acc[i][j], factor, before));
+    }
+  }
+}
+
 }  // namespace
 
 bool has_bf16_dot() {
@@ -206,20 +274,51 @@ void interleave_for_fp8(const BFloat16* x, int64_t columns, BFloat16* out) {
   }
 }
 
-GLIMPSE_TARGET_BF16 void widen_fp8_row(const Float8E4M3* row, const float* scales, int64_t columns,
-                                       BFloat16* out) {
-  for (int64_t k = 0; k < columns; k += 16) {
+GLIMPSE_TARGET_BF16 void widen_fp8_row(const Float8E4M3* row, int64_t columns, BFloat16* out) {
+  const Fp8Unpacker unpacker;
+  const __m512i in_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int64_t k = 0; k < columns; k += 64) {
     const int64_t left = columns - k;
-    const __mmask16 mask = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1U << left) - 1U);
-    const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, row + k));
-    const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)), 24);
-    const __m512i magnitude =
-        _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x7F)), 20);
-    const __m512 value = _mm512_mul_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(0x1p120F));
-    const __m512 factor = _mm512_castsi512_ps(
-        _mm512_or_si512(sign, _mm512_castps_si512(_mm512_set1_ps(scales[k / 128]))));
-    const __m256bh narrow = _mm512_cvtneps_pbh(_mm512_mul_ps(value, factor));
-    _mm256_mask_storeu_epi16(out + k, mask, reinterpret_cast<__m256i>(narrow));
+    const uint64_t mask = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+    const __m512i codes = _mm512_maskz_loadu_epi8(mask, row + k);
+    __m512i first;
+    __m512i second;
+    unpacker.unpack(_mm512_permutexvar_epi64(in_order, codes), first, second);
+    _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(mask), first);
+    _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(mask >> 32), second);
+  }
+}
+
+GLIMPSE_TARGET_BF16 void pack_panel(const BFloat16* rows, int64_t stride, int64_t num_rows,
+                                    int64_t columns, BFloat16* panel) {
+  for (int64_t k = 0; k < columns; k += 32) {
+    const int64_t left = std::min<int64_t>(columns - k, 32);
+    const __mmask32 mask = left == 32 ? 0xFFFFFFFFU : (1U << left) - 1U;
+    for (int64_t n = 0; n < kPanelRows; n += 16) {
+      __m512i block[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        block[i] = n + i < num_rows ? _mm512_maskz_loadu_epi16(mask, rows + (n + i) * stride + k)
+                                    : _mm512_setzero_si512();
+      }
+      transpose_pairs(block);
+      for (int64_t j = 0; j < (left + 1) / 2; ++j) {
+        _mm512_storeu_si512(panel + ((k / 2 + j) * kPanelRows + n) * 2, block[j]);
+      }
+    }
+  }
+}
+
+void multiply_panel(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* panel,
+                    int64_t columns, float scale, bool first, float* sums) {
+  int64_t t = 0;
+  for (; t + 6 <= num_x; t += 6) {
+    panel_tile<6>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
+  }
+  for (; t + 2 <= num_x; t += 2) {
+    panel_tile<2>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
+  }
+  if (t < num_x) {
+    panel_tile<1>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
   }
 }
 
@@ -245,7 +344,14 @@ void multiply_fp8_row(const BFloat16*, int64_t, int64_t, const Float8E4M3*, cons
 void interleave_for_fp8(const BFloat16*, int64_t, BFloat16*) {
   check(false, "this processor has no bf16 products");
 }
-void widen_fp8_row(const Float8E4M3*, const float*, int64_t, BFloat16*) {
+void widen_fp8_row(const Float8E4M3*, int64_t, BFloat16*) {
+  check(false, "this processor has no bf16 products");
+}
+void pack_panel(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*) {
+  check(false, "this processor has no bf16 products");
+}
+void multiply_panel(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, float, bool,
+                    float*) {
   check(false, "this processor has no bf16 products");
 }
 
