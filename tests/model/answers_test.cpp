@@ -13,6 +13,7 @@ namespace {
 struct AnswerCase {
   std::string backend;
   Arithmetic arithmetic;
+  std::optional<DType> kv_dtype = {};
 };
 
 class DemoAnswers : public ::testing::TestWithParam<AnswerCase> {};
@@ -29,7 +30,7 @@ TestPicture prepare_picture(const std::filesystem::path& path) {
 TEST_P(DemoAnswers, DescribeEveryPictureAsTransformersDoes) {
   GLIMPSE_REQUIRE_BACKEND(GetParam().backend);
   TestModel model(make_backend(GetParam().backend), demo_model_dir(),
-                  {.arithmetic = GetParam().arithmetic});
+                  {.arithmetic = GetParam().arithmetic, .kv_dtype = GetParam().kv_dtype});
   const std::filesystem::path folder = golden_dir() / "demo";
   for (const Json& picture : read_json_file(folder / "answers.json")) {
     const auto file = picture.at("file").get<std::string>();
@@ -47,7 +48,7 @@ TEST_P(DemoAnswers, DescribeEveryPictureAsTransformersDoes) {
 TEST_P(DemoAnswers, TellTheSecondPictureOfAConversationFromTheFirst) {
   GLIMPSE_REQUIRE_BACKEND(GetParam().backend);
   TestModel model(make_backend(GetParam().backend), demo_model_dir(),
-                  {.arithmetic = GetParam().arithmetic});
+                  {.arithmetic = GetParam().arithmetic, .kv_dtype = GetParam().kv_dtype});
   const std::filesystem::path folder = golden_dir() / "demo";
   const Json golden = read_json_file(folder / "two-images.json");
   model.encode({prepare_picture(folder / "pictures" / "00.png"),
@@ -57,13 +58,18 @@ TEST_P(DemoAnswers, TellTheSecondPictureOfAConversationFromTheFirst) {
             expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Backends, DemoAnswers,
-    ::testing::Values(AnswerCase{"cpu", Arithmetic::exact}, AnswerCase{"cpu", Arithmetic::fast},
-                      AnswerCase{"cuda", Arithmetic::exact}, AnswerCase{"cuda", Arithmetic::fast}),
-    [](const auto& test) {
-      return test.param.backend + (test.param.arithmetic == Arithmetic::exact ? "_exact" : "_fast");
-    });
+INSTANTIATE_TEST_SUITE_P(Backends, DemoAnswers,
+                         ::testing::Values(AnswerCase{"cpu", Arithmetic::exact},
+                                           AnswerCase{"cpu", Arithmetic::fast},
+                                           AnswerCase{"cpu", Arithmetic::exact, DType::f8_e4m3},
+                                           AnswerCase{"cuda", Arithmetic::exact},
+                                           AnswerCase{"cuda", Arithmetic::fast}),
+                         [](const auto& test) {
+                           const AnswerCase& answers = test.param;
+                           return answers.backend +
+                                  (answers.arithmetic == Arithmetic::exact ? "_exact" : "_fast") +
+                                  (answers.kv_dtype ? "_fp8_kv" : "");
+                         });
 
 TEST(TwoPictures, HaveTransformersPositions) {
   const Json golden = read_json_file(golden_dir() / "demo" / "two-images.json");

@@ -65,6 +65,7 @@ struct TestModelOptions {
   Arithmetic arithmetic = Arithmetic::exact;
   bool quantize_to_fp8 = false;
   bool streams_vision = false;
+  std::optional<DType> kv_dtype = {};  // the activations' when empty
   int64_t max_patches = 2048;
   int64_t max_rows = 512;
 };
@@ -89,7 +90,7 @@ class TestModel {
     weights_arena_.emplace(measured_arena(*backend_, "weights", bind_all));
     bind_all(*weights_arena_);
     const StepLimits limits{options.max_rows, 1, kMaxPages, options.max_rows};
-    const DType kv_dtype = activation_dtype(options.arithmetic);
+    const DType kv_dtype = options.kv_dtype.value_or(activation_dtype(options.arithmetic));
     const auto lay_out = [&](Arena& arena) {
       activations_ =
           LanguageActivations::carve(config_.text, options.arithmetic, options.max_rows, arena);
@@ -99,8 +100,16 @@ class TestModel {
           return arena.allocate(kv_dtype, {kMaxPages, config_.text.num_kv_heads, kKvPageTokens,
                                            config_.text.head_dim});
         };
-        const Tensor keys = pages();
-        kv_.push_back({keys, pages(), {}, {}});
+        const auto scales = [&] {
+          if (kv_dtype != DType::f8_e4m3) return Tensor();
+          return arena.allocate(DType::f32, {kMaxPages, config_.text.num_kv_heads, kKvPageTokens});
+        };
+        PagedKv layer_kv;
+        layer_kv.keys = pages();
+        layer_kv.values = pages();
+        layer_kv.key_scales = scales();
+        layer_kv.value_scales = scales();
+        kv_.push_back(layer_kv);
       }
     };
     const auto measure = [&](Arena& arena) {
