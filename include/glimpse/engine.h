@@ -15,12 +15,12 @@ namespace glimpse {
 
 /// Facts about the loaded model.
 struct ModelInfo {
-  std::string name;          ///< last part of the directory, or the repo id
+  std::string name;  ///< last part of the directory, or the repo id
   std::string directory;
-  std::string architecture;  ///< "Qwen3VLForConditionalGeneration"
-  std::string device;        ///< the backend's description
-  std::string arithmetic;    ///< "exact" or "fast"
-  std::string weight_format; ///< "fp8", "bf16", ...
+  std::string architecture;   ///< "Qwen3VLForConditionalGeneration"
+  std::string device;         ///< the backend's description
+  std::string arithmetic;     ///< "exact" or "fast"
+  std::string weight_format;  ///< "fp8", "bf16", ...
   int64_t num_parameters = 0;
   int64_t context = 0;
   int max_sequences = 0;

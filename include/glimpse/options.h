@@ -46,15 +46,15 @@ struct EngineOptions {
   int cuda_device = 0;
   int threads = 0;  ///< CPU threads of the backend; 0: one per usable core
   Arithmetic arithmetic = Arithmetic::automatic;
-  int64_t context = 0;        ///< most tokens of one sequence, prompt and answer; 0: up to 4096
-  int max_sequences = 0;      ///< sequences computed together; 0: 1 (a server chooses more)
-  int64_t kv_tokens = 0;      ///< tokens the KV cache holds in all; 0: context * max_sequences
-  int64_t min_pixels = 0;     ///< smallest area a picture is scaled to; 0: the checkpoint's
-  int64_t max_pixels = 0;     ///< largest; 0: the checkpoint's, lowered to what memory allows
+  int64_t context = 0;           ///< most tokens of one sequence, prompt and answer; 0: up to 4096
+  int max_sequences = 0;         ///< sequences computed together; 0: 1 (a server chooses more)
+  int64_t kv_tokens = 0;         ///< tokens the KV cache holds in all; 0: context * max_sequences
+  int64_t min_pixels = 0;        ///< smallest area a picture is scaled to; 0: the checkpoint's
+  int64_t max_pixels = 0;        ///< largest; 0: the checkpoint's, lowered to what memory allows
   int64_t memory_cap_bytes = 0;  ///< hard cap on device memory; 0: what is free
   KvFormat kv_format = KvFormat::automatic;
   VisionResidency vision = VisionResidency::automatic;
-  bool quantize_to_fp8 = false;  ///< store BF16 text linears as block FP8
+  bool quantize_to_fp8 = false;     ///< store BF16 text linears as block FP8
   int64_t picture_cache_bytes = 0;  ///< budget for embeddings of pictures seen before
   int picture_threads = 0;          ///< workers that decode and resize pictures; 0: choose
   int max_queue = 256;              ///< requests waiting beyond this are refused (overloaded)
@@ -66,20 +66,20 @@ struct EngineOptions {
 
 /// How tokens are chosen. An unset field takes the checkpoint's generation_config.json value.
 struct SamplingOptions {
-  std::optional<float> temperature;  ///< 0: always the most likely token; at most 100
-  std::optional<int> top_k;          ///< 0: all
-  std::optional<float> top_p;        ///< (0, 1]
-  std::optional<float> min_p;        ///< [0, 1]
+  std::optional<float> temperature;         ///< 0: always the most likely token; at most 100
+  std::optional<int> top_k;                 ///< 0: all
+  std::optional<float> top_p;               ///< (0, 1]
+  std::optional<float> min_p;               ///< [0, 1]
   std::optional<float> repetition_penalty;  ///< (0, 10]; over prompt and answer
-  float presence_penalty = 0;        ///< [-2, 2]; over the answer, as OpenAI defines it
-  float frequency_penalty = 0;       ///< [-2, 2]
-  std::optional<uint64_t> seed;      ///< equal seeds give equal answers; unset: a fresh one
-  int max_tokens = 256;              ///< most tokens of the answer
-  std::vector<std::string> stop;     ///< the answer ends before any of these
-  bool ignore_eos = false;           ///< go on after the end-of-turn token, to max_tokens
-  int logprobs = -1;                 ///< report the chosen token's and this many alternatives'; -1: off
-  bool loop_guard = true;            ///< end an answer whose tail repeats itself
-  int thinking_budget = -1;          ///< most tokens of reasoning (Thinking models); -1: no limit
+  float presence_penalty = 0;               ///< [-2, 2]; over the answer, as OpenAI defines it
+  float frequency_penalty = 0;              ///< [-2, 2]
+  std::optional<uint64_t> seed;             ///< equal seeds give equal answers; unset: a fresh one
+  int max_tokens = 256;                     ///< most tokens of the answer
+  std::vector<std::string> stop;            ///< the answer ends before any of these
+  bool ignore_eos = false;                  ///< go on after the end-of-turn token, to max_tokens
+  int logprobs = -1;         ///< report the chosen token's and this many alternatives'; -1: off
+  bool loop_guard = true;    ///< end an answer whose tail repeats itself
+  int thinking_budget = -1;  ///< most tokens of reasoning (Thinking models); -1: no limit
 };
 
 }  // namespace glimpse

@@ -60,7 +60,7 @@ struct Request {
   ResponseFormat response_format;
   std::string tools_json;  ///< JSON array of tool definitions in OpenAI's form; or empty
   ToolChoice tool_choice = ToolChoice::automatic;
-  std::string tool_name;   ///< for ToolChoice::named
+  std::string tool_name;  ///< for ToolChoice::named
   bool add_vision_id = false;
   std::string template_arguments_json;  ///< object of further template variables; or empty
 };
@@ -128,7 +128,7 @@ struct Timings {
 struct Event {
   enum class Kind { text, finished, failed };
   Kind kind = Kind::text;
-  std::string text;       ///< whole characters only
+  std::string text;  ///< whole characters only
   bool is_reasoning = false;
   std::vector<TokenLogProbs> logprobs;  ///< of the tokens behind `text`
   std::vector<int32_t> tokens;          ///< ids behind `text`

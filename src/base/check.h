@@ -14,8 +14,7 @@ namespace glimpse {
 inline void check(bool condition, std::string_view what, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE()) {
   if (!condition) [[unlikely]] {
-    throw Error(ErrorCode::internal,
-                fmt::format("{} ({}:{})", what, file, line),
+    throw Error(ErrorCode::internal, fmt::format("{} ({}:{})", what, file, line),
                 "this is a defect of Glimpse: please report it");
   }
 }

@@ -18,9 +18,13 @@ struct Float8E4M3 {
   uint8_t bits;
 };
 
-constexpr float to_float(float x) { return x; }
+constexpr float to_float(float x) {
+  return x;
+}
 
-constexpr float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+constexpr float to_float(BFloat16 x) {
+  return std::bit_cast<float>(uint32_t{x.bits} << 16);
+}
 
 constexpr float to_float(Float16 x) {
   const uint32_t sign = uint32_t{x.bits & 0x8000U} << 16;

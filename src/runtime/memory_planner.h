@@ -65,10 +65,11 @@ inline constexpr std::string_view kVisualStoreItem = "visual store";
 inline constexpr std::string_view kTablesItem = "step tables";
 
 /// Resolves what the options leave open and adds up the memory. On a GPU, what the options leave
-/// open is lowered until it fits, in this order: pictures to one megapixel, KV in FP8, vision weights
-/// on demand, the context to 1024 tokens; each is announced in the notices. Pure: reads no file and touches no
-/// device. `free_bytes` 0 means: not limited (host memory). Throws Error(invalid_argument) for
-/// options that contradict each other or the model, Error(out_of_memory) when it does not fit.
+/// open is lowered until it fits, in this order: pictures to one megapixel, KV in FP8, vision
+/// weights on demand, the context to 1024 tokens; each is announced in the notices. Pure: reads no
+/// file and touches no device. `free_bytes` 0 means: not limited (host memory). Throws
+/// Error(invalid_argument) for options that contradict each other or the model,
+/// Error(out_of_memory) when it does not fit.
 [[nodiscard]] MemoryPlan plan_memory(const ModelConfig& config,
                                      const ImageProcessorConfig& pictures,
                                      const WeightFacts& weights, const EngineOptions& options,

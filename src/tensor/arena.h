@@ -18,8 +18,7 @@ namespace glimpse {
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(std::byte* data, int64_t num_bytes, Device device,
-         std::function<void(std::byte*)> release)
+  Buffer(std::byte* data, int64_t num_bytes, Device device, std::function<void(std::byte*)> release)
       : data_(data), num_bytes_(num_bytes), device_(device), release_(std::move(release)) {}
   ~Buffer() {
     if (data_ != nullptr) release_(data_);

@@ -13,30 +13,43 @@ enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, i32, i64, u16, u32, u8 };
 
 [[nodiscard]] constexpr int64_t bytes_of(DType dtype) {
   switch (dtype) {
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
     case DType::i32:
-    case DType::u32: return 4;
+    case DType::u32:
+      return 4;
     case DType::f16:
     case DType::bf16:
-    case DType::u16: return 2;
+    case DType::u16:
+      return 2;
     case DType::f8_e4m3:
-    case DType::u8: return 1;
+    case DType::u8:
+      return 1;
   }
   return 0;
 }
 
 [[nodiscard]] constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "f32";
-    case DType::f16: return "f16";
-    case DType::bf16: return "bf16";
-    case DType::f8_e4m3: return "f8_e4m3";
-    case DType::i32: return "i32";
-    case DType::i64: return "i64";
-    case DType::u16: return "u16";
-    case DType::u32: return "u32";
-    case DType::u8: return "u8";
+    case DType::f32:
+      return "f32";
+    case DType::f16:
+      return "f16";
+    case DType::bf16:
+      return "bf16";
+    case DType::f8_e4m3:
+      return "f8_e4m3";
+    case DType::i32:
+      return "i32";
+    case DType::i64:
+      return "i64";
+    case DType::u16:
+      return "u16";
+    case DType::u32:
+      return "u32";
+    case DType::u8:
+      return "u8";
   }
   return "?";
 }

@@ -46,7 +46,7 @@ class Vocabulary {
   void grow(size_t slots);
 
   std::string arena_;
-  std::vector<Span> spans_;     // [size]
+  std::vector<Span> spans_;      // [size]
   std::vector<uint32_t> slots_;  // tagged ids, see TaggedIndex in bpe.cpp
   size_t count_ = 0;
 };

@@ -47,7 +47,8 @@ constexpr std::string_view kParts = R"({%- set seen = namespace(pictures=0, vide
 )";
 
 // The system turn, with the tools when there are any.
-constexpr std::string_view kOpening = R"({%- set has_system = messages and messages[0].role == 'system' -%}
+constexpr std::string_view kOpening =
+    R"({%- set has_system = messages and messages[0].role == 'system' -%}
 {%- if tools -%}
     {{- '<|im_start|>system\n' -}}
     {%- if has_system -%}{{- text_only(messages[0].content) + '\n\n' -}}{%- endif -%}
@@ -71,7 +72,8 @@ constexpr std::string_view kInstructTurns = R"({%- for message in messages -%}
 )";
 
 // Earlier thoughts are dropped: only answers after the user's last own words keep theirs.
-constexpr std::string_view kThinkingTurns = R"({%- set last = namespace(query=messages | length - 1, found=false) -%}
+constexpr std::string_view kThinkingTurns =
+    R"({%- set last = namespace(query=messages | length - 1, found=false) -%}
 {%- for message in messages[::-1] -%}
     {%- set words = text_only(message.content) -%}
     {%- if not last.found and message.role == 'user'
@@ -115,13 +117,15 @@ constexpr std::string_view kToolTurn = R"(
 std::string instruct_template_source() {
   std::string source;
   for (const std::string_view part : {kParts, kOpening, kInstructTurns, kToolTurn}) source += part;
-  return source + R"({%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%})";
+  return source +
+         R"({%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%})";
 }
 
 std::string thinking_template_source() {
   std::string source;
   for (const std::string_view part : {kParts, kOpening, kThinkingTurns, kToolTurn}) source += part;
-  return source + R"({%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n<think>\n' -}}{%- endif -%})";
+  return source +
+         R"({%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n<think>\n' -}}{%- endif -%})";
 }
 
 }  // namespace glimpse

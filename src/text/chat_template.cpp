@@ -27,12 +27,13 @@ std::string named_template(const Json& config) {
   if (value.is_string()) return value.get<std::string>();
   if (!value.is_array()) return {};
   for (const Json& entry : value) {
-    if (entry.is_object() && entry.value("name", Json()) == "default" && entry.contains("template") &&
-        entry["template"].is_string()) {
+    if (entry.is_object() && entry.value("name", Json()) == "default" &&
+        entry.contains("template") && entry["template"].is_string()) {
       return entry["template"].get<std::string>();
     }
   }
-  throw Error(ErrorCode::unsupported, "tokenizer_config.json lists chat templates but no \"default\"");
+  throw Error(ErrorCode::unsupported,
+              "tokenizer_config.json lists chat templates but no \"default\"");
 }
 
 /// bos_token and its like, as templates may name them.
@@ -63,8 +64,12 @@ ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
-ChatTemplate ChatTemplate::instruct() { return ChatTemplate(instruct_template_source()); }
-ChatTemplate ChatTemplate::thinking() { return ChatTemplate(thinking_template_source()); }
+ChatTemplate ChatTemplate::instruct() {
+  return ChatTemplate(instruct_template_source());
+}
+ChatTemplate ChatTemplate::thinking() {
+  return ChatTemplate(thinking_template_source());
+}
 
 ChatTemplate ChatTemplate::from_directory(const std::filesystem::path& directory) {
   const auto config_path = directory / "tokenizer_config.json";

@@ -20,7 +20,9 @@ TextSource joined(const Value& a, const Value& b) {
   return both ? TextSource::chat_template : TextSource::conversation;
 }
 
-bool is_sequence(const Value& value) { return value.text() != nullptr || value.items() != nullptr; }
+bool is_sequence(const Value& value) {
+  return value.text() != nullptr || value.items() != nullptr;
+}
 
 }  // namespace
 
@@ -87,12 +89,13 @@ const Value* Evaluation::argument(const Arguments& arguments, size_t place, std:
 const SourcedText& Evaluation::text_argument(const Arguments& arguments, size_t place,
                                              std::string_view name) const {
   const Value* value = argument(arguments, place, name);
-  if (value == nullptr || value->text() == nullptr) fail(fmt::format("\"{}\" must be a string", name));
+  if (value == nullptr || value->text() == nullptr)
+    fail(fmt::format("\"{}\" must be a string", name));
   return *value->text();
 }
 
-int64_t Evaluation::integer_argument(const Arguments& arguments, size_t place, std::string_view name,
-                                     int64_t otherwise) const {
+int64_t Evaluation::integer_argument(const Arguments& arguments, size_t place,
+                                     std::string_view name, int64_t otherwise) const {
   const Value* value = argument(arguments, place, name);
   if (value == nullptr || value->is<None>()) return otherwise;
   int64_t result = 0;
@@ -171,11 +174,13 @@ std::vector<Value> Evaluation::iterate(const Value& value) {
 bool Evaluation::contains(const Value& haystack, const Value& needle) {
   charge(1 + haystack.weight() / 8);
   if (const SourcedText* text = haystack.text()) {
-    if (needle.text() == nullptr) fail(fmt::format("a {} is looked for in a string", needle.type_name()));
+    if (needle.text() == nullptr)
+      fail(fmt::format("a {} is looked for in a string", needle.type_name()));
     return text->text().find(needle.text()->text()) != std::string::npos;
   }
   if (const auto* items = haystack.items()) {
-    return std::any_of(items->begin(), items->end(), [&](const Value& item) { return equal(item, needle); });
+    return std::any_of(items->begin(), items->end(),
+                       [&](const Value& item) { return equal(item, needle); });
   }
   if (const Dict* dict = haystack.members()) {
     return needle.text() != nullptr && dict->find(needle.text()->text()) != nullptr;
@@ -224,11 +229,17 @@ Evaluation::Flow Evaluation::run(const Statement& statement, SourcedText& out) {
       charge(statement.text.size() / 8);
       out.append(statement.text);
       break;
-    case Statement::Kind::print: out.append(text_of(evaluate(*statement.expression))); break;
+    case Statement::Kind::print:
+      out.append(text_of(evaluate(*statement.expression)));
+      break;
     case Statement::Kind::branch:
-      return run(evaluate(*statement.expression).truthy() ? statement.body : statement.otherwise, out);
-    case Statement::Kind::loop: return run_loop(statement, out);
-    case Statement::Kind::assign: assign(statement.target, evaluate(*statement.expression)); break;
+      return run(evaluate(*statement.expression).truthy() ? statement.body : statement.otherwise,
+                 out);
+    case Statement::Kind::loop:
+      return run_loop(statement, out);
+    case Statement::Kind::assign:
+      assign(statement.target, evaluate(*statement.expression));
+      break;
     case Statement::Kind::assign_block: {
       SourcedText captured;
       frames_.emplace_back();
@@ -238,17 +249,22 @@ Evaluation::Flow Evaluation::run(const Statement& statement, SourcedText& out) {
       assign(statement.target, string(std::move(captured)));
       break;
     }
-    case Statement::Kind::macro: assign_one(statement.name, Value(Value::Held(Macro{&statement}))); break;
+    case Statement::Kind::macro:
+      assign_one(statement.name, Value(Value::Held(Macro{&statement})));
+      break;
     case Statement::Kind::scope: {
       Variables variables;
-      for (const auto& [name, value] : statement.parameters) variables.emplace_back(name, evaluate(*value));
+      for (const auto& [name, value] : statement.parameters)
+        variables.emplace_back(name, evaluate(*value));
       frames_.push_back(std::move(variables));
       const Flow flow = run(statement.body, out);
       frames_.pop_back();
       return flow;
     }
-    case Statement::Kind::break_loop: return Flow::break_loop;
-    case Statement::Kind::continue_loop: return Flow::continue_loop;
+    case Statement::Kind::break_loop:
+      return Flow::break_loop;
+    case Statement::Kind::continue_loop:
+      return Flow::continue_loop;
   }
   return Flow::next;
 }
@@ -347,30 +363,39 @@ Value Evaluation::evaluate(const Expression& expression) {
   line_ = expression.line;
   const auto child = [&](size_t i) { return evaluate(*expression.children[i]); };
   switch (expression.kind) {
-    case Kind::literal: return expression.value;
-    case Kind::name: return evaluate_name(expression.text);
+    case Kind::literal:
+      return expression.value;
+    case Kind::name:
+      return evaluate_name(expression.text);
     case Kind::list: {
       std::vector<Value> items;
       for (const auto& element : expression.children) items.push_back(evaluate(*element));
       return list(std::move(items));
     }
-    case Kind::dict: return evaluate_dict(expression);
-    case Kind::attribute: return attribute(child(0), expression.text);
+    case Kind::dict:
+      return evaluate_dict(expression);
+    case Kind::attribute:
+      return attribute(child(0), expression.text);
     case Kind::item: {
       const Value object = child(0);
       return item(object, child(1));
     }
-    case Kind::slice: return evaluate_slice(expression);
-    case Kind::call: return evaluate_call(expression);
+    case Kind::slice:
+      return evaluate_slice(expression);
+    case Kind::call:
+      return evaluate_call(expression);
     case Kind::builtin: {
       const Value subject = child(0);
       const Arguments arguments = evaluate_arguments(expression);
       line_ = expression.line;
       return expression.function(*this, subject, arguments);
     }
-    case Kind::negate: return arithmetic("-", Value::integer(0), child(0));
-    case Kind::plus: return arithmetic("+", Value::integer(0), child(0));
-    case Kind::logical_not: return Value::boolean(!child(0).truthy());
+    case Kind::negate:
+      return arithmetic("-", Value::integer(0), child(0));
+    case Kind::plus:
+      return arithmetic("+", Value::integer(0), child(0));
+    case Kind::logical_not:
+      return Value::boolean(!child(0).truthy());
     case Kind::logical_and: {
       Value left = child(0);
       return left.truthy() ? child(1) : left;
@@ -383,12 +408,14 @@ Value Evaluation::evaluate(const Expression& expression) {
       const Value left = child(0);
       return arithmetic(expression.text, left, child(1));
     }
-    case Kind::concat: return evaluate_concat(expression);
+    case Kind::concat:
+      return evaluate_concat(expression);
     case Kind::compare: {
       const Value left = child(0);
       return Value::boolean(compare(expression.text, left, child(1)));
     }
-    case Kind::compare_chain: return evaluate_chain(expression);
+    case Kind::compare_chain:
+      return evaluate_chain(expression);
     case Kind::conditional:
       if (child(0).truthy()) return child(1);
       return expression.children[2] ? child(2) : Value::undefined("else");
@@ -472,7 +499,8 @@ bool Evaluation::compare(const std::string& op, const Value& a, const Value& b) 
 }
 
 Value Evaluation::repeat(const Value& sequence, int64_t count) {
-  if (count > static_cast<int64_t>(kMaxWork)) fail(fmt::format("a sequence repeated {} times", count));
+  if (count > static_cast<int64_t>(kMaxWork))
+    fail(fmt::format("a sequence repeated {} times", count));
   const auto times = static_cast<size_t>(std::max<int64_t>(count, 0));
   if (const SourcedText* text = sequence.text()) {
     SourcedText result;
@@ -490,7 +518,8 @@ Value Evaluation::repeat(const Value& sequence, int64_t count) {
   return list(std::move(result));
 }
 
-Value Evaluation::integer_arithmetic(const std::string& op, int64_t a, int64_t b, TextSource source) {
+Value Evaluation::integer_arithmetic(const std::string& op, int64_t a, int64_t b,
+                                     TextSource source) {
   int64_t result = 0;
   bool overflow = false;
   if (op == "+") {
@@ -536,8 +565,12 @@ Value Evaluation::arithmetic(const std::string& op, const Value& a, const Value&
       }
       return Value(Value::Held(power), joined(a, b));
     }
-    const double result = op == "+" ? p + q : op == "-" ? p - q : op == "*" ? p * q : op == "/" ? p / q
-                          : op == "//" ? std::floor(p / q) : p - std::floor(p / q) * q;
+    const double result = op == "+"    ? p + q
+                          : op == "-"  ? p - q
+                          : op == "*"  ? p * q
+                          : op == "/"  ? p / q
+                          : op == "//" ? std::floor(p / q)
+                                       : p - std::floor(p / q) * q;
     return Value(Value::Held(result), joined(a, b));
   }
   if (op == "+" && a.text() != nullptr && b.text() != nullptr) {
@@ -560,7 +593,8 @@ Value Evaluation::arithmetic(const std::string& op, const Value& a, const Value&
 
 Arguments Evaluation::evaluate_arguments(const Expression& call) {
   Arguments arguments;
-  for (size_t i = 1; i < call.children.size(); ++i) arguments.positional.push_back(evaluate(*call.children[i]));
+  for (size_t i = 1; i < call.children.size(); ++i)
+    arguments.positional.push_back(evaluate(*call.children[i]));
   for (const auto& [name, value] : call.named) arguments.named.emplace_back(name, evaluate(*value));
   return arguments;
 }
@@ -593,16 +627,18 @@ Value Evaluation::make_range(const Arguments& arguments) {
   if (distance / static_cast<double>(step) > static_cast<double>(kMaxRange)) {
     fail(fmt::format("range() gives more than {} numbers", kMaxRange));
   }
-  for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) items.push_back(Value::integer(i));
+  for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step)
+    items.push_back(Value::integer(i));
   return list(std::move(items));
 }
 
 Value Evaluation::call_global(const std::string& name, const Arguments& arguments) {
   if (name == "range") return make_range(arguments);
   if (name == "raise_exception") {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("the chat template refuses the conversation: {}",
-                            arguments.positional.empty() ? "" : text_of(arguments.positional[0]).text()));
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("the chat template refuses the conversation: {}",
+                    arguments.positional.empty() ? "" : text_of(arguments.positional[0]).text()));
   }
   if (name == "namespace" || name == "dict") {
     Dict dict;
@@ -645,7 +681,9 @@ Value Evaluation::call_macro(const Statement& macro, const Arguments& arguments)
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const auto& [name, fallback] = macro.parameters[i];
     const Value* given = argument(arguments, i, name);
-    assign_one(name, given != nullptr ? *given : fallback ? evaluate(*fallback) : Value::undefined(name));
+    assign_one(name, given != nullptr ? *given
+                     : fallback       ? evaluate(*fallback)
+                                      : Value::undefined(name));
   }
   SourcedText out;
   run(macro.body, out);

@@ -79,7 +79,8 @@ class Evaluation {
   [[nodiscard]] Value evaluate_chain(const Expression& expression);
   [[nodiscard]] bool compare(const std::string& op, const Value& a, const Value& b);
   [[nodiscard]] Value arithmetic(const std::string& op, const Value& a, const Value& b);
-  [[nodiscard]] Value integer_arithmetic(const std::string& op, int64_t a, int64_t b, TextSource source);
+  [[nodiscard]] Value integer_arithmetic(const std::string& op, int64_t a, int64_t b,
+                                         TextSource source);
   [[nodiscard]] Value repeat(const Value& sequence, int64_t count);
   [[nodiscard]] Value call_global(const std::string& name, const Arguments& arguments);
   [[nodiscard]] Value call_macro(const Statement& macro, const Arguments& arguments);

@@ -75,7 +75,8 @@ Value tojson_filter(Evaluation& evaluation, const Value& self, const Arguments& 
   JsonStyle style;
   constexpr int64_t kWidest = 100;
   const Value* ensure_ascii = Evaluation::argument(arguments, 1, "ensure_ascii");
-  if (ensure_ascii != nullptr && ensure_ascii->truthy()) evaluation.unsupported("tojson(ensure_ascii=true)");
+  if (ensure_ascii != nullptr && ensure_ascii->truthy())
+    evaluation.unsupported("tojson(ensure_ascii=true)");
   // transformers' tojson(x, ensure_ascii, indent, separators, sort_keys); only indent is usual.
   const Value* indent = Evaluation::argument(arguments, 0, "indent");
   if (!arguments.positional.empty() && !indent->is<int64_t>()) {
@@ -113,7 +114,8 @@ Value int_filter(Evaluation& evaluation, const Value& self, const Arguments& arg
     const char* begin = digits.data() + (digits.starts_with('+') ? 1 : 0);
     const char* end = digits.data() + digits.size();
     const auto whole = std::from_chars(begin, end, result);
-    if (whole.ec == std::errc() && whole.ptr == end) return Value::integer(result, text->overall_source());
+    if (whole.ec == std::errc() && whole.ptr == end)
+      return Value::integer(result, text->overall_source());
     const auto parsed = std::from_chars(begin, end, real);
     if (parsed.ec != std::errc() || parsed.ptr != end) return Value::integer(otherwise);
   } else if (!self.is<double>()) {
@@ -138,7 +140,8 @@ Value float_filter(Evaluation&, const Value& self, const Arguments&) {
 
 Value abs_filter(Evaluation& evaluation, const Value& self, const Arguments&) {
   int64_t whole = 0;
-  if (as_integer(self, whole) && whole != INT64_MIN) return Value::integer(std::abs(whole), self.scalar_source());
+  if (as_integer(self, whole) && whole != INT64_MIN)
+    return Value::integer(std::abs(whole), self.scalar_source());
   if (!self.is<double>()) evaluation.fail(fmt::format("abs of a {}", self.type_name()));
   return {Value::Held(std::fabs(as_double(self))), self.scalar_source()};
 }
@@ -147,7 +150,8 @@ Value abs_filter(Evaluation& evaluation, const Value& self, const Arguments&) {
 
 Value length_filter(Evaluation& evaluation, const Value& self, const Arguments&) {
   if (const auto* items = self.items()) return Value::integer(static_cast<int64_t>(items->size()));
-  if (const Dict* dict = self.members()) return Value::integer(static_cast<int64_t>(dict->members.size()));
+  if (const Dict* dict = self.members())
+    return Value::integer(static_cast<int64_t>(dict->members.size()));
   if (self.is<Undefined>()) return Value::integer(0);
   if (self.text() == nullptr) evaluation.fail(fmt::format("the length of a {}", self.type_name()));
   evaluation.charge(self.weight() / 8);
@@ -187,7 +191,8 @@ Value reverse_filter(Evaluation& evaluation, const Value& self, const Arguments&
 
 Value items_filter(Evaluation& evaluation, const Value& self, const Arguments&) {
   if (self.is<Undefined>()) return evaluation.list({});
-  if (self.members() == nullptr) evaluation.fail(fmt::format("the items of a {}", self.type_name()));
+  if (self.members() == nullptr)
+    evaluation.fail(fmt::format("the items of a {}", self.type_name()));
   return dict_items(evaluation, *self.members());
 }
 
@@ -199,7 +204,8 @@ Value attribute_path(Evaluation& evaluation, Value value, const std::string& pat
     int64_t index = 0;
     const auto parsed = std::from_chars(name.data(), name.data() + name.size(), index);
     const bool number = parsed.ec == std::errc() && parsed.ptr == name.data() + name.size();
-    value = evaluation.item(value, number ? Value::integer(index) : Value::string(name, TextSource::chat_template));
+    value = evaluation.item(
+        value, number ? Value::integer(index) : Value::string(name, TextSource::chat_template));
     begin = end + 1;
   }
   return value;
@@ -220,7 +226,8 @@ Value join_filter(Evaluation& evaluation, const Value& self, const Arguments& ar
     const bool whole = attribute == nullptr || attribute->is<None>();
     result.append(evaluation.text_of(
         whole ? item
-              : attribute_path(evaluation, item, evaluation.text_argument(arguments, 1, "attribute").text())));
+              : attribute_path(evaluation, item,
+                               evaluation.text_argument(arguments, 1, "attribute").text())));
   }
   return evaluation.string(std::move(result));
 }
@@ -228,7 +235,8 @@ Value join_filter(Evaluation& evaluation, const Value& self, const Arguments& ar
 /// The rest of a filter's arguments, for the filter or test that it applies to every item.
 Arguments without_first(const Arguments& arguments, size_t count) {
   Arguments rest;
-  for (size_t i = count; i < arguments.positional.size(); ++i) rest.positional.push_back(arguments.positional[i]);
+  for (size_t i = count; i < arguments.positional.size(); ++i)
+    rest.positional.push_back(arguments.positional[i]);
   rest.named = arguments.named;
   return rest;
 }
@@ -240,7 +248,8 @@ Value map_filter(Evaluation& evaluation, const Value& self, const Arguments& arg
     const Value* otherwise = Evaluation::argument(arguments, 1, "default");
     for (const Value& item : evaluation.iterate(self)) {
       Value found = attribute_path(evaluation, item, path);
-      result.push_back(found.is<Undefined>() && otherwise != nullptr ? *otherwise : std::move(found));
+      result.push_back(found.is<Undefined>() && otherwise != nullptr ? *otherwise
+                                                                     : std::move(found));
     }
     return evaluation.list(std::move(result));
   }
@@ -250,7 +259,8 @@ Value map_filter(Evaluation& evaluation, const Value& self, const Arguments& arg
   // Without this, map('map', 'map', ...) would recurse as deep as it is long.
   if (filter == Builtin{map_filter}) evaluation.unsupported("map('map')");
   const Arguments rest = without_first(arguments, 1);
-  for (const Value& item : evaluation.iterate(self)) result.push_back(filter(evaluation, item, rest));
+  for (const Value& item : evaluation.iterate(self))
+    result.push_back(filter(evaluation, item, rest));
   return evaluation.list(std::move(result));
 }
 
@@ -261,7 +271,8 @@ template <Keep keep, Tested tested>
 Value select_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   constexpr size_t kTestPlace = tested == Tested::attribute ? 1 : 0;
   std::string path;
-  if (tested == Tested::attribute) path = evaluation.text_argument(arguments, 0, "attribute").text();
+  if (tested == Tested::attribute)
+    path = evaluation.text_argument(arguments, 0, "attribute").text();
   Builtin test = nullptr;
   if (Evaluation::argument(arguments, kTestPlace, "test") != nullptr) {
     const std::string name = evaluation.text_argument(arguments, kTestPlace, "test").text();
@@ -271,16 +282,21 @@ Value select_filter(Evaluation& evaluation, const Value& self, const Arguments& 
   const Arguments rest = without_first(arguments, kTestPlace + 1);
   std::vector<Value> result;
   for (const Value& item : evaluation.iterate(self)) {
-    const Value subject = tested == Tested::attribute ? attribute_path(evaluation, item, path) : item;
-    const bool passes = test == nullptr ? subject.truthy() : test(evaluation, subject, rest).truthy();
+    const Value subject =
+        tested == Tested::attribute ? attribute_path(evaluation, item, path) : item;
+    const bool passes =
+        test == nullptr ? subject.truthy() : test(evaluation, subject, rest).truthy();
     if (passes == (keep == Keep::passing)) result.push_back(item);
   }
   return evaluation.list(std::move(result));
 }
 
 /// What sort, min, max and unique compare: the item or its attribute, letters alike unless asked.
-Value comparison_key(Evaluation& evaluation, const Value& item, const Value& attribute, bool case_sensitive) {
-  Value key = attribute.text() != nullptr ? attribute_path(evaluation, item, attribute.text()->text()) : item;
+Value comparison_key(Evaluation& evaluation, const Value& item, const Value& attribute,
+                     bool case_sensitive) {
+  Value key = attribute.text() != nullptr
+                  ? attribute_path(evaluation, item, attribute.text()->text())
+                  : item;
   if (!case_sensitive && key.text() != nullptr) {
     key = evaluation.string(change_case(*key.text(), LetterCase::lower));
   }
@@ -313,14 +329,16 @@ Value sorted(Evaluation& evaluation, std::vector<Keyed> items, bool reverse) {
 
 Value sort_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   const bool case_sensitive = argument_or_nothing(arguments, 1, "case_sensitive").truthy();
-  return sorted(evaluation,
-                keyed_items(evaluation, self, argument_or_nothing(arguments, 2, "attribute"), case_sensitive),
-                argument_or_nothing(arguments, 0, "reverse").truthy());
+  return sorted(
+      evaluation,
+      keyed_items(evaluation, self, argument_or_nothing(arguments, 2, "attribute"), case_sensitive),
+      argument_or_nothing(arguments, 0, "reverse").truthy());
 }
 
 Value dictsort_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   if (self.members() == nullptr) evaluation.fail(fmt::format("dictsort of a {}", self.type_name()));
-  if (!arguments.positional.empty() || !arguments.named.empty()) evaluation.unsupported("dictsort with arguments");
+  if (!arguments.positional.empty() || !arguments.named.empty())
+    evaluation.unsupported("dictsort with arguments");
   std::vector<Keyed> items;
   for (const auto& [key, value] : self.members()->members) {
     items.push_back({evaluation.string(change_case(key, LetterCase::lower)),
@@ -332,9 +350,11 @@ Value dictsort_filter(Evaluation& evaluation, const Value& self, const Arguments
 Value unique_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   std::vector<Keyed> kept;
   const bool case_sensitive = argument_or_nothing(arguments, 0, "case_sensitive").truthy();
-  for (Keyed& entry : keyed_items(evaluation, self, argument_or_nothing(arguments, 1, "attribute"), case_sensitive)) {
+  for (Keyed& entry : keyed_items(evaluation, self, argument_or_nothing(arguments, 1, "attribute"),
+                                  case_sensitive)) {
     evaluation.charge(1 + kept.size() + entry.key.weight() / 8);
-    const bool seen = std::any_of(kept.begin(), kept.end(), [&](const Keyed& k) { return equal(k.key, entry.key); });
+    const bool seen = std::any_of(kept.begin(), kept.end(),
+                                  [&](const Keyed& k) { return equal(k.key, entry.key); });
     if (!seen) kept.push_back(std::move(entry));
   }
   std::vector<Value> result;
@@ -345,52 +365,87 @@ Value unique_filter(Evaluation& evaluation, const Value& self, const Arguments& 
 template <bool largest>
 Value extreme_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   const bool case_sensitive = argument_or_nothing(arguments, 0, "case_sensitive").truthy();
-  const auto items = keyed_items(evaluation, self, argument_or_nothing(arguments, 1, "attribute"), case_sensitive);
+  const auto items =
+      keyed_items(evaluation, self, argument_or_nothing(arguments, 1, "attribute"), case_sensitive);
   if (items.empty()) return Value::undefined("an element of an empty list");
   const Keyed* best = &items[0];
   for (const Keyed& entry : items) {
-    if (largest ? evaluation.less(best->key, entry.key) : evaluation.less(entry.key, best->key)) best = &entry;
+    if (largest ? evaluation.less(best->key, entry.key) : evaluation.less(entry.key, best->key))
+      best = &entry;
   }
   return best->item;
 }
 
 Value sum_filter(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
-  if (!arguments.positional.empty() || !arguments.named.empty()) evaluation.unsupported("sum with arguments");
+  if (!arguments.positional.empty() || !arguments.named.empty())
+    evaluation.unsupported("sum with arguments");
   int64_t total = 0;
   for (const Value& item : evaluation.iterate(self)) {
     int64_t number = 0;
-    if (!as_integer(item, number)) evaluation.unsupported(fmt::format("the sum of a {}", item.type_name()));
-    if (__builtin_add_overflow(total, number, &total)) evaluation.unsupported("an integer beyond 64 bits");
+    if (!as_integer(item, number))
+      evaluation.unsupported(fmt::format("the sum of a {}", item.type_name()));
+    if (__builtin_add_overflow(total, number, &total))
+      evaluation.unsupported("an integer beyond 64 bits");
   }
   return Value::integer(total, TextSource::conversation);
 }
 
 // ---- tests ----
 
-Value defined_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(!v.is<Undefined>()); }
-Value undefined_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<Undefined>()); }
-Value none_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<None>()); }
-Value string_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.text() != nullptr); }
-Value mapping_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.members() != nullptr); }
-Value sequence_test(Evaluation&, const Value& v, const Arguments&) {
-  return Value::boolean(v.text() != nullptr || v.items() != nullptr || v.members() != nullptr || v.is<Undefined>());
+Value defined_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(!v.is<Undefined>());
 }
-Value number_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is_number()); }
-Value integer_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<int64_t>()); }
-Value float_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<double>()); }
-Value boolean_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<bool>()); }
-Value true_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<bool>() && v.truthy()); }
-Value false_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<bool>() && !v.truthy()); }
-Value callable_test(Evaluation&, const Value& v, const Arguments&) { return Value::boolean(v.is<Macro>()); }
+Value undefined_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<Undefined>());
+}
+Value none_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<None>());
+}
+Value string_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.text() != nullptr);
+}
+Value mapping_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.members() != nullptr);
+}
+Value sequence_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.text() != nullptr || v.items() != nullptr || v.members() != nullptr ||
+                        v.is<Undefined>());
+}
+Value number_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is_number());
+}
+Value integer_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<int64_t>());
+}
+Value float_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<double>());
+}
+Value boolean_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<bool>());
+}
+Value true_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<bool>() && v.truthy());
+}
+Value false_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<bool>() && !v.truthy());
+}
+Value callable_test(Evaluation&, const Value& v, const Arguments&) {
+  return Value::boolean(v.is<Macro>());
+}
 
 int64_t remainder(Evaluation& evaluation, const Value& value, int64_t divisor) {
   int64_t number = 0;
-  if (!as_integer(value, number)) evaluation.fail(fmt::format("divisibility of a {}", value.type_name()));
+  if (!as_integer(value, number))
+    evaluation.fail(fmt::format("divisibility of a {}", value.type_name()));
   if (divisor == 0) evaluation.fail("division by zero");
   return divisor == -1 ? 0 : number % divisor;
 }
-Value odd_test(Evaluation& e, const Value& v, const Arguments&) { return Value::boolean(remainder(e, v, 2) != 0); }
-Value even_test(Evaluation& e, const Value& v, const Arguments&) { return Value::boolean(remainder(e, v, 2) == 0); }
+Value odd_test(Evaluation& e, const Value& v, const Arguments&) {
+  return Value::boolean(remainder(e, v, 2) != 0);
+}
+Value even_test(Evaluation& e, const Value& v, const Arguments&) {
+  return Value::boolean(remainder(e, v, 2) == 0);
+}
 Value divisibleby_test(Evaluation& e, const Value& v, const Arguments& arguments) {
   return Value::boolean(remainder(e, v, e.integer_argument(arguments, 0, "num", 0)) == 0);
 }
@@ -407,11 +462,21 @@ Value equal_test(Evaluation& e, const Value& v, const Arguments& arguments) {
 Value unequal_test(Evaluation& e, const Value& v, const Arguments& arguments) {
   return Value::boolean(!equal_test(e, v, arguments).truthy());
 }
-Value less_test(Evaluation& e, const Value& v, const Arguments& a) { return Value::boolean(e.less(v, other_side(e, a))); }
-Value greater_test(Evaluation& e, const Value& v, const Arguments& a) { return Value::boolean(e.less(other_side(e, a), v)); }
-Value at_most_test(Evaluation& e, const Value& v, const Arguments& a) { return Value::boolean(!e.less(other_side(e, a), v)); }
-Value at_least_test(Evaluation& e, const Value& v, const Arguments& a) { return Value::boolean(!e.less(v, other_side(e, a))); }
-Value in_test(Evaluation& e, const Value& v, const Arguments& a) { return Value::boolean(e.contains(other_side(e, a), v)); }
+Value less_test(Evaluation& e, const Value& v, const Arguments& a) {
+  return Value::boolean(e.less(v, other_side(e, a)));
+}
+Value greater_test(Evaluation& e, const Value& v, const Arguments& a) {
+  return Value::boolean(e.less(other_side(e, a), v));
+}
+Value at_most_test(Evaluation& e, const Value& v, const Arguments& a) {
+  return Value::boolean(!e.less(other_side(e, a), v));
+}
+Value at_least_test(Evaluation& e, const Value& v, const Arguments& a) {
+  return Value::boolean(!e.less(v, other_side(e, a)));
+}
+Value in_test(Evaluation& e, const Value& v, const Arguments& a) {
+  return Value::boolean(e.contains(other_side(e, a), v));
+}
 
 struct NamedBuiltin {
   string_view name;
@@ -456,31 +521,49 @@ constexpr std::array kFilters = {
 };
 
 constexpr std::array kTests = {
-    NamedBuiltin{"defined", defined_test},   NamedBuiltin{"undefined", undefined_test},
-    NamedBuiltin{"none", none_test},         NamedBuiltin{"string", string_test},
-    NamedBuiltin{"mapping", mapping_test},   NamedBuiltin{"sequence", sequence_test},
-    NamedBuiltin{"iterable", sequence_test}, NamedBuiltin{"number", number_test},
-    NamedBuiltin{"integer", integer_test},   NamedBuiltin{"float", float_test},
-    NamedBuiltin{"boolean", boolean_test},   NamedBuiltin{"true", true_test},
-    NamedBuiltin{"false", false_test},       NamedBuiltin{"callable", callable_test},
-    NamedBuiltin{"odd", odd_test},           NamedBuiltin{"even", even_test},
+    NamedBuiltin{"defined", defined_test},
+    NamedBuiltin{"undefined", undefined_test},
+    NamedBuiltin{"none", none_test},
+    NamedBuiltin{"string", string_test},
+    NamedBuiltin{"mapping", mapping_test},
+    NamedBuiltin{"sequence", sequence_test},
+    NamedBuiltin{"iterable", sequence_test},
+    NamedBuiltin{"number", number_test},
+    NamedBuiltin{"integer", integer_test},
+    NamedBuiltin{"float", float_test},
+    NamedBuiltin{"boolean", boolean_test},
+    NamedBuiltin{"true", true_test},
+    NamedBuiltin{"false", false_test},
+    NamedBuiltin{"callable", callable_test},
+    NamedBuiltin{"odd", odd_test},
+    NamedBuiltin{"even", even_test},
     NamedBuiltin{"divisibleby", divisibleby_test},
-    NamedBuiltin{"equalto", equal_test},     NamedBuiltin{"eq", equal_test},
-    NamedBuiltin{"ne", unequal_test},        NamedBuiltin{"lt", less_test},
-    NamedBuiltin{"lessthan", less_test},     NamedBuiltin{"gt", greater_test},
-    NamedBuiltin{"greaterthan", greater_test}, NamedBuiltin{"le", at_most_test},
-    NamedBuiltin{"ge", at_least_test},       NamedBuiltin{"in", in_test},
+    NamedBuiltin{"equalto", equal_test},
+    NamedBuiltin{"eq", equal_test},
+    NamedBuiltin{"ne", unequal_test},
+    NamedBuiltin{"lt", less_test},
+    NamedBuiltin{"lessthan", less_test},
+    NamedBuiltin{"gt", greater_test},
+    NamedBuiltin{"greaterthan", greater_test},
+    NamedBuiltin{"le", at_most_test},
+    NamedBuiltin{"ge", at_least_test},
+    NamedBuiltin{"in", in_test},
 };
 
 template <typename Table>
 Builtin find_in(const Table& table, string_view name) {
-  const auto found = std::find_if(table.begin(), table.end(), [&](const NamedBuiltin& b) { return b.name == name; });
+  const auto found = std::find_if(table.begin(), table.end(),
+                                  [&](const NamedBuiltin& b) { return b.name == name; });
   return found == table.end() ? nullptr : found->function;
 }
 
 }  // namespace
 
-Builtin find_filter(string_view name) { return find_in(kFilters, name); }
-Builtin find_test(string_view name) { return find_in(kTests, name); }
+Builtin find_filter(string_view name) {
+  return find_in(kFilters, name);
+}
+Builtin find_test(string_view name) {
+  return find_in(kTests, name);
+}
 
 }  // namespace glimpse::jinja

@@ -14,12 +14,18 @@ namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\r\f\v";
 
-bool is_space(char c) { return kWhiteSpace.find(c) != std::string_view::npos; }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_space(char c) {
+  return kWhiteSpace.find(c) != std::string_view::npos;
+}
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 bool is_name_start(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
 }
-bool is_name_part(char c) { return is_name_start(c) || is_digit(c); }
+bool is_name_part(char c) {
+  return is_name_start(c) || is_digit(c);
+}
 
 /// Jinja reads every kind of line end as \n and drops one at the end of the source.
 std::string unify_newlines(std::string_view source) {
@@ -55,7 +61,9 @@ class Lexer {
     return source_.compare(at_, text.size(), text) == 0;
   }
 
-  void add(Token::Kind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
+  void add(Token::Kind kind, std::string text) {
+    tokens_.push_back({kind, std::move(text), line_});
+  }
 
   /// Moves on, counting lines.
   void advance(size_t count) {
@@ -231,7 +239,8 @@ class Lexer {
       digits();
     }
     if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
-      const bool sign = end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-');
+      const bool sign =
+          end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-');
       if (digit_at(end + (sign ? 2 : 1))) {
         real = true;
         end += sign ? 2 : 1;

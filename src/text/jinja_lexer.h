@@ -12,16 +12,16 @@ namespace glimpse::jinja {
 
 struct Token {
   enum class Kind : uint8_t {
-    data,            ///< text outside all tags
-    begin_print,     ///< {{
-    end_print,       ///< }}
-    begin_block,     ///< {%
-    end_block,       ///< %}
+    data,         ///< text outside all tags
+    begin_print,  ///< {{
+    end_print,    ///< }}
+    begin_block,  ///< {%
+    end_block,    ///< %}
     name,
-    string,          ///< text is the value, escapes resolved
+    string,  ///< text is the value, escapes resolved
     integer,
     real,
-    symbol,          ///< an operator or bracket, as written
+    symbol,  ///< an operator or bracket, as written
     end_of_source,
   };
   Kind kind = Kind::end_of_source;

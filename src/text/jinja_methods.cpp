@@ -22,7 +22,9 @@ bool is_space(char32_t c) {
          category == UTF8PROC_CATEGORY_ZP;
 }
 
-char32_t code_point_at(std::string_view text, size_t at) { return utf8_step(text.substr(at)).code_point; }
+char32_t code_point_at(std::string_view text, size_t at) {
+  return utf8_step(text.substr(at)).code_point;
+}
 
 /// The code points of `set`, or white space when there is none.
 bool is_stripped(char32_t c, const SourcedText* set) {
@@ -59,7 +61,8 @@ template <StripSides sides>
 Value strip_method(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   const Value* set = Evaluation::argument(arguments, 0, "chars");
   const bool given = set != nullptr && !set->is<None>();
-  const SourcedText* characters = given ? &evaluation.text_argument(arguments, 0, "chars") : nullptr;
+  const SourcedText* characters =
+      given ? &evaluation.text_argument(arguments, 0, "chars") : nullptr;
   return evaluation.string(strip(subject(evaluation, self, "strip"), characters, sides));
 }
 
@@ -151,7 +154,8 @@ Value splitlines_method(Evaluation& evaluation, const Value& self, const Argumen
 /// startswith and endswith take one string or a tuple of them.
 template <typename Matches>
 Value match_any(Evaluation& evaluation, const Arguments& arguments, Matches matches) {
-  if (arguments.positional.size() != 1) evaluation.unsupported("startswith() or endswith() with a range");
+  if (arguments.positional.size() != 1)
+    evaluation.unsupported("startswith() or endswith() with a range");
   const Value& choices = arguments.positional[0];
   if (choices.text() != nullptr) return Value::boolean(matches(choices.text()->text()));
   for (const Value& choice : evaluation.iterate(choices)) {
@@ -162,7 +166,8 @@ Value match_any(Evaluation& evaluation, const Arguments& arguments, Matches matc
 
 Value startswith_method(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
   const std::string& text = subject(evaluation, self, "startswith").text();
-  return match_any(evaluation, arguments, [&](const std::string& s) { return text.starts_with(s); });
+  return match_any(evaluation, arguments,
+                   [&](const std::string& s) { return text.starts_with(s); });
 }
 
 Value endswith_method(Evaluation& evaluation, const Value& self, const Arguments& arguments) {
@@ -198,7 +203,8 @@ Value count_method(Evaluation& evaluation, const Value& self, const Arguments& a
   const std::string& wanted = evaluation.text_argument(arguments, 0, "sub").text();
   if (wanted.empty()) return Value::integer(CodePoints(text).count() + 1);
   int64_t count = 0;
-  for (size_t at = text.find(wanted); at != std::string::npos; at = text.find(wanted, at + wanted.size())) {
+  for (size_t at = text.find(wanted); at != std::string::npos;
+       at = text.find(wanted, at + wanted.size())) {
     ++count;
   }
   return Value::integer(count);
@@ -224,7 +230,8 @@ Value remove_method(Evaluation& evaluation, const Value& self, const Arguments& 
   const SourcedText& text = subject(evaluation, self, "removeprefix");
   const std::string& part = evaluation.text_argument(arguments, 0, "prefix").text();
   if (prefix && text.text().starts_with(part)) return evaluation.string(text.substr(part.size()));
-  if (!prefix && text.text().ends_with(part)) return evaluation.string(text.substr(0, text.size() - part.size()));
+  if (!prefix && text.text().ends_with(part))
+    return evaluation.string(text.substr(0, text.size() - part.size()));
   return self;
 }
 
@@ -271,7 +278,8 @@ Value keys_method(Evaluation& evaluation, const Value& self, const Arguments&) {
 
 Value values_method(Evaluation& evaluation, const Value& self, const Arguments&) {
   std::vector<Value> values;
-  for (const auto& [key, value] : dict_subject(evaluation, self, "values").members) values.push_back(value);
+  for (const auto& [key, value] : dict_subject(evaluation, self, "values").members)
+    values.push_back(value);
   return evaluation.list(std::move(values));
 }
 
@@ -361,8 +369,8 @@ SourcedText change_case(const SourcedText& text, LetterCase letter_case) {
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(std::string_view(text.text()).substr(at));
     const auto c = static_cast<utf8proc_int32_t>(step.code_point);
-    const bool up = letter_case == LetterCase::upper ||
-                    (letter_case != LetterCase::lower && word_begins);
+    const bool up =
+        letter_case == LetterCase::upper || (letter_case != LetterCase::lower && word_begins);
     std::string character;
     append_utf8(character, static_cast<char32_t>(up ? utf8proc_toupper(c) : utf8proc_tolower(c)));
     result.append(character, text.source_at(at));

@@ -123,7 +123,8 @@ class Parser {
         body.push_back(std::move(statement));
       } else {
         expect(Token::Kind::begin_block, "a tag");
-        if (std::any_of(ends.begin(), ends.end(), [&](auto end) { return is_word(current(), end); })) {
+        if (std::any_of(ends.begin(), ends.end(),
+                        [&](auto end) { return is_word(current(), end); })) {
           return body;
         }
         if (auto statement = parse_block()) body.push_back(std::move(statement));
@@ -149,7 +150,8 @@ class Parser {
     if (word == "with") return parse_with();
     if (word == "break" || word == "continue") {
       if (loops_ == 0) fail(fmt::format("\"{}\" outside a loop", word));
-      auto statement = begin(word == "break" ? Statement::Kind::break_loop : Statement::Kind::continue_loop);
+      auto statement =
+          begin(word == "break" ? Statement::Kind::break_loop : Statement::Kind::continue_loop);
       take();
       end_block();
       return statement;
@@ -342,7 +344,8 @@ class Parser {
     while (take_word("if")) {
       ExpressionPtr condition = parse_or();
       ExpressionPtr otherwise = take_word("else") ? parse_expression() : nullptr;
-      value = make_of(Kind::conditional, "", std::move(condition), std::move(value), std::move(otherwise));
+      value = make_of(Kind::conditional, "", std::move(condition), std::move(value),
+                      std::move(otherwise));
     }
     return value;
   }
@@ -444,7 +447,8 @@ class Parser {
   ExpressionPtr parse_primary() {
     const Token token = current();
     switch (token.kind) {
-      case Token::Kind::name: return parse_name();
+      case Token::Kind::name:
+        return parse_name();
       case Token::Kind::string: {
         std::string text;
         while (current().kind == Token::Kind::string) text += take().text;
@@ -468,7 +472,8 @@ class Parser {
         take();
         return make_literal(Value(Value::Held(value)));
       }
-      default: break;
+      default:
+        break;
     }
     if (take_symbol("(")) {
       if (take_symbol(")")) return make(Kind::list);
@@ -487,7 +492,8 @@ class Parser {
     if (name == "true" || name == "True") return make_literal(Value::boolean(true));
     if (name == "false" || name == "False") return make_literal(Value::boolean(false));
     if (name == "none" || name == "None") return make_literal(Value::none());
-    for (const std::string_view unknown : {"lipsum", "cycler", "joiner", "caller", "varargs", "kwargs"}) {
+    for (const std::string_view unknown :
+         {"lipsum", "cycler", "joiner", "caller", "varargs", "kwargs"}) {
       if (name == unknown) unsupported(fmt::format("\"{}\"", name));
     }
     return make(Kind::name, name);
@@ -616,14 +622,19 @@ class Parser {
 
   bool starts_test_argument() const {
     switch (current().kind) {
-      case Token::Kind::string: case Token::Kind::integer: case Token::Kind::real: return true;
-      case Token::Kind::symbol: return current().text == "[" || current().text == "{";
+      case Token::Kind::string:
+      case Token::Kind::integer:
+      case Token::Kind::real:
+        return true;
+      case Token::Kind::symbol:
+        return current().text == "[" || current().text == "{";
       case Token::Kind::name: {
         constexpr std::array<std::string_view, 8> kAfterTest = {"else", "or", "and", "if",
-                                                                "is", "in", "not", "recursive"};
+                                                                "is",   "in", "not", "recursive"};
         return std::find(kAfterTest.begin(), kAfterTest.end(), current().text) == kAfterTest.end();
       }
-      default: return false;
+      default:
+        return false;
     }
   }
 
@@ -635,6 +646,8 @@ class Parser {
 
 }  // namespace
 
-Body parse_template(std::string_view source) { return Parser(tokenize(source)).parse(); }
+Body parse_template(std::string_view source) {
+  return Parser(tokenize(source)).parse();
+}
 
 }  // namespace glimpse::jinja

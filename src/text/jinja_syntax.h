@@ -36,11 +36,11 @@ struct Expression {
     logical_not,  // not child
     logical_and,
     logical_or,
-    arithmetic,   // text is the operator
-    concat,       // ~, any number of children
-    compare,      // text is the operator, "in" and "not in" among them
+    arithmetic,     // text is the operator
+    concat,         // ~, any number of children
+    compare,        // text is the operator, "in" and "not in" among them
     compare_chain,  // a < b < c: children a, b, c; operators in `operators`
-    conditional,  // child 1 if child 0 else child 2 (may be null)
+    conditional,    // child 1 if child 0 else child 2 (may be null)
   };
   Kind kind = Kind::literal;
   int line = 0;

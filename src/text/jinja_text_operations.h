@@ -9,7 +9,8 @@ namespace glimpse::jinja {
 
 enum class StripSides : uint8_t { left, right, both };
 /// Without the characters of `characters` (white space when null) on the given sides.
-[[nodiscard]] SourcedText strip(const SourcedText& text, const SourcedText* characters, StripSides sides);
+[[nodiscard]] SourcedText strip(const SourcedText& text, const SourcedText* characters,
+                                StripSides sides);
 
 enum class LetterCase : uint8_t { upper, lower, title, capitalized };
 /// One code point for one: what Unicode writes as several ("SS" for a sharp s) stays as it is.

@@ -45,11 +45,18 @@ std::string float_text(double x) {
 
 bool is_printable(char32_t c) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
-    case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF: case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO: case UTF8PROC_CATEGORY_CN: case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: return false;
-    case UTF8PROC_CATEGORY_ZS: return c == ' ';
-    default: return true;
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    case UTF8PROC_CATEGORY_ZS:
+      return c == ' ';
+    default:
+      return true;
   }
 }
 
@@ -147,13 +154,27 @@ void append_json_string(std::string_view text, std::string& out) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
@@ -176,7 +197,9 @@ class JsonWriter {
     } else if (const bool* b = value.get<bool>()) {
       out_ += *b ? "true" : "false";
     } else if (const double* d = value.get<double>()) {
-      out_ += std::isnan(*d) ? "NaN" : std::isinf(*d) ? (*d < 0 ? "-Infinity" : "Infinity") : float_text(*d);
+      out_ += std::isnan(*d)   ? "NaN"
+              : std::isinf(*d) ? (*d < 0 ? "-Infinity" : "Infinity")
+                               : float_text(*d);
     } else if (value.is<int64_t>()) {
       out_ += std::to_string(*value.get<int64_t>());
     } else if (const SourcedText* text = value.text()) {
@@ -265,13 +288,17 @@ Value Value::dict(std::vector<std::pair<SourcedText, Value>> members) {
 
 Value Value::from_json(const Json& json, TextSource source) {
   switch (json.type()) {
-    case Json::value_t::boolean: return {Held(json.get<bool>()), source};
-    case Json::value_t::number_integer: return {Held(json.get<int64_t>()), source};
+    case Json::value_t::boolean:
+      return {Held(json.get<bool>()), source};
+    case Json::value_t::number_integer:
+      return {Held(json.get<int64_t>()), source};
     case Json::value_t::number_unsigned:
       if (json.get<uint64_t>() > INT64_MAX) return {Held(json.get<double>()), source};
       return {Held(json.get<int64_t>()), source};
-    case Json::value_t::number_float: return {Held(json.get<double>()), source};
-    case Json::value_t::string: return string(json.get<std::string>(), source);
+    case Json::value_t::number_float:
+      return {Held(json.get<double>()), source};
+    case Json::value_t::string:
+      return string(json.get<std::string>(), source);
     case Json::value_t::array: {
       std::vector<Value> items;
       for (const Json& item : json) items.push_back(from_json(item, source));
@@ -284,7 +311,8 @@ Value Value::from_json(const Json& json, TextSource source) {
       }
       return dict(std::move(members));
     }
-    default: return {Held(None{}), source};
+    default:
+      return {Held(None{}), source};
   }
 }
 
@@ -322,8 +350,8 @@ bool Value::truthy() const {
 
 std::string_view Value::type_name() const {
   constexpr std::array<std::string_view, std::variant_size_v<Held>> kNames = {
-      "undefined value", "None", "truth value", "integer", "float",
-      "string", "list", "dict", "namespace", "macro"};
+      "undefined value", "None", "truth value", "integer",   "float",
+      "string",          "list", "dict",        "namespace", "macro"};
   return kNames[held_.index()];
 }
 
@@ -371,15 +399,17 @@ bool equal(const Value& a, const Value& b) {
   }
   if (a.text() != nullptr && b.text() != nullptr) return a.text()->text() == b.text()->text();
   if (a.items() != nullptr && b.items() != nullptr) {
-    return std::equal(a.items()->begin(), a.items()->end(), b.items()->begin(), b.items()->end(), equal);
+    return std::equal(a.items()->begin(), a.items()->end(), b.items()->begin(), b.items()->end(),
+                      equal);
   }
   if (a.members() != nullptr && b.members() != nullptr) {
     const Dict& y = *b.members();
     if (a.members()->members.size() != y.members.size()) return false;
-    return std::all_of(a.members()->members.begin(), a.members()->members.end(), [&](const auto& member) {
-      const Value* other = y.find(member.first.text());
-      return other != nullptr && equal(member.second, *other);
-    });
+    return std::all_of(a.members()->members.begin(), a.members()->members.end(),
+                       [&](const auto& member) {
+                         const Value* other = y.find(member.first.text());
+                         return other != nullptr && equal(member.second, *other);
+                       });
   }
   return (a.is<None>() && b.is<None>()) || (a.is<Undefined>() && b.is<Undefined>());
 }

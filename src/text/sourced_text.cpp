@@ -61,7 +61,8 @@ std::vector<TextPiece> SourcedText::pieces() const {
   std::vector<TextPiece> result;
   size_t begin = 0;
   for (const Run& run : runs_) {
-    result.push_back({text_.substr(begin, run.end - begin), run.source == TextSource::chat_template});
+    result.push_back(
+        {text_.substr(begin, run.end - begin), run.source == TextSource::chat_template});
     begin = run.end;
   }
   return result;

@@ -36,7 +36,8 @@ class Tokenizer {
   /// Encodes with every added token recognised: what transformers' encode() gives.
   [[nodiscard]] std::vector<TokenId> encode(std::string_view text) const;
   /// Encodes neighbouring pieces as one text; added tokens are recognised only where every byte of
-  /// them lies in pieces that may hold them. Ordinary text merges across pieces as if they were one.
+  /// them lies in pieces that may hold them. Ordinary text merges across pieces as if they were
+  /// one.
   [[nodiscard]] std::vector<TokenId> encode(std::span<const TextPiece> pieces) const;
 
   /// The bytes of the tokens, one after another; may end inside a character. Ids outside the

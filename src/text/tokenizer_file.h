@@ -1,4 +1,5 @@
-// What tokenizer.json holds, checked: everything that a Tokenizer does not implement is refused here.
+// What tokenizer.json holds, checked: everything that a Tokenizer does not implement is refused
+// here.
 #pragma once
 
 #include <string>
@@ -24,8 +25,8 @@ struct TokenizerFile {
 };
 
 /// Throws Error(bad_model) for a document that contradicts itself or the format, and
-/// Error(unsupported) naming what it asks for and Glimpse does not do. `readable_beyond` is how many
-/// bytes after the end of `json` may be read: a few dozen save a copy of the document.
+/// Error(unsupported) naming what it asks for and Glimpse does not do. `readable_beyond` is how
+/// many bytes after the end of `json` may be read: a few dozen save a copy of the document.
 [[nodiscard]] TokenizerFile read_tokenizer_file(std::string_view json, size_t readable_beyond);
 
 /// Decodes a vocabulary spelling ("Ġthe") into bytes (" the"), appended to `bytes`. False when a

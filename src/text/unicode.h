@@ -13,8 +13,8 @@ namespace glimpse {
 struct Utf8Step {
   enum class Kind : uint8_t { character, invalid, incomplete };
   Kind kind = Kind::character;
-  int length = 1;             ///< bytes it spans: a whole character or a maximal malformed subpart
-  char32_t code_point = 0;    ///< meaningful for a character only
+  int length = 1;           ///< bytes it spans: a whole character or a maximal malformed subpart
+  char32_t code_point = 0;  ///< meaningful for a character only
 };
 
 /// Looks at the first character of `bytes`, which must not be empty. "incomplete" means that the
@@ -32,8 +32,9 @@ enum class Utf8Tail : uint8_t { keep_incomplete, replace_incomplete };
 /// does. Returns how many bytes were consumed: all but an incomplete tail that is to be kept.
 size_t append_replacing_invalid(std::string_view bytes, Utf8Tail tail, std::string& out);
 
-/// Unicode normalisation form C of valid UTF-8. Text that is visibly normal already (ASCII, Latin-1,
-/// CJK, Hangul syllables, ...) is returned as it is. Linear but for a sort of combining marks.
+/// Unicode normalisation form C of valid UTF-8. Text that is visibly normal already (ASCII,
+/// Latin-1, CJK, Hangul syllables, ...) is returned as it is. Linear but for a sort of combining
+/// marks.
 [[nodiscard]] std::string normalize_nfc(std::string_view text);
 /// False only where `text` may not be in form C: then normalize_nfc has to be asked.
 [[nodiscard]] bool is_surely_nfc(std::string_view text);

@@ -32,8 +32,10 @@ void render(const ChatTemplate& chat, const Json& messages) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   const std::string_view source = input.substr(0, input.find('\xFF'));
-  const std::string_view text = source.size() < size ? input.substr(source.size() + 1) : std::string_view();
-  Json messages = Json::parse(R"([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a b"}]},
+  const std::string_view text =
+      source.size() < size ? input.substr(source.size() + 1) : std::string_view();
+  Json messages = Json::parse(
+      R"([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a b"}]},
       {"role": "assistant", "content": "<think>x</think>y", "tool_calls": [{"function": {"name": "f", "arguments": {"k": [1, null, 2.5]}}}]}])");
   if (!text.empty()) {
     messages = Json::parse(text, nullptr, false);
