@@ -670,10 +670,11 @@ Value Evaluation::call_macro(const Statement& macro, const Arguments& arguments)
   if (arguments.positional.size() > macro.parameters.size()) {
     fail(fmt::format("macro \"{}\" takes {} arguments", macro.name, macro.parameters.size()));
   }
-  for (const auto& [name, value] : arguments.named) {
-    const bool known = std::any_of(macro.parameters.begin(), macro.parameters.end(),
-                                   [&](const auto& parameter) { return parameter.first == name; });
-    if (!known) fail(fmt::format("macro \"{}\" has no parameter \"{}\"", macro.name, name));
+  for (const auto& given : arguments.named) {
+    const bool known =
+        std::any_of(macro.parameters.begin(), macro.parameters.end(),
+                    [&](const auto& parameter) { return parameter.first == given.first; });
+    if (!known) fail(fmt::format("macro \"{}\" has no parameter \"{}\"", macro.name, given.first));
   }
   const Descent descent(*this);
   const size_t outer = std::exchange(visible_from_, frames_.size());

@@ -52,7 +52,7 @@ SNIPPETS = r"""
 {% raw %}{{ not }} {% this %}{% endraw %}{{ '{{' }}{{ "%}" }}{{ {'a': {'b': 1}}['a']['b'] }}
 {{ 'a' 'b' }}{{ 'x' * 3 }}{{ [0] * 2 }}{{ [1] + [2] }}{{ (1, 2)[1] }}{{ "\x41\u00e9\t" }}{{ 1_000 }}{{ n.0 }}{{ range(3) | list }}{{ range(5, 0, -2) | list }}
 {{ d.k }}{{ d['k'] }}{{ d.nope }}{{ s.nope is defined }}{{ d['nope'] is defined }}{{ n[99] is defined }}{{ none.x is defined }}{{ dict(a=1) }}
-{{ -2 ** 2 }} {{ 2 * -3 }} {{ 10 - 3 - 2 }} {{ 1 ~ 2 + 3 }} {{ 'a' in ['a'] == true }} {{ not 'a' in 'b' }} {{ 3 | abs + 1 }}
+{{ -2 ** 2 }} {{ 2 * -3 }} {{ 10 - 3 - 2 }} {{ 1 ~ (2 + 3) }} {{ 'a' in ['a'] == true }} {{ not 'a' in 'b' }} {{ 3 | abs + 1 }}
 !{{ missing.x }}
 !{{ missing.x.y is defined }}
 !{{ 1 + 'a' }}
@@ -137,8 +137,12 @@ def main():
         if ("error" in theirs) != ("error" in ours) or theirs.get("text") != ours.get("text"):
             differences += 1
             print(f"DIFFERENT: {task['template'][:200]!r}\n  jinja2  {theirs}\n  glimpse {ours}")
-    expected_refusals = sum(snippet.startswith("!") for snippet in SNIPPETS)
+    expected_refusals = sum(snippet.startswith("!") for snippet in SNIPPETS + BLOCKS)
     refusals = sum("error" in json.loads(line) for line in answers.splitlines())
+    if refusals != expected_refusals:
+        for task, line in zip(tasks, answers.splitlines(), strict=True):
+            if "error" in json.loads(line):
+                print(f"refused: {task['template'][:120]!r}: {json.loads(line)['error']}")
     print(f"{len(tasks)} templates, {refusals} refused, {differences} differences")
     return 1 if differences or refusals != expected_refusals else 0
 
