@@ -4,7 +4,7 @@
 #include <string>
 
 #include "glimpse/error.h"
-#include "image/data_url.h"
+#include "base/data_url.h"
 
 namespace {
 

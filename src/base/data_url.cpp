@@ -1,4 +1,4 @@
-#include "image/data_url.h"
+#include "base/data_url.h"
 
 #include <algorithm>
 #include <array>
