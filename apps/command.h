@@ -56,5 +56,6 @@ void add_caption_command(CLI::App& program, int& result);
 void add_chat_command(CLI::App& program, int& result);
 void add_bench_command(CLI::App& program, int& result);
 void add_synth_command(CLI::App& program, int& result);
+void add_serve_command(CLI::App& program, int& result);
 
 }  // namespace glimpse

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   glimpse::add_chat_command(program, result);
   glimpse::add_bench_command(program, result);
   glimpse::add_synth_command(program, result);
+  glimpse::add_serve_command(program, result);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -51,8 +51,8 @@ std::optional<int64_t> Fields::integer(const std::string& name, int64_t least, i
   const bool fits = value->is_number_integer() &&
                     !(value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX);
   if (!fits || value->get<int64_t>() < least || value->get<int64_t>() > most) {
-    refuse(name, fmt::format("is {}, it must be an integer from {} to {}", shown(*value), least,
-                             most));
+    refuse(name,
+           fmt::format("is {}, it must be an integer from {} to {}", shown(*value), least, most));
   }
   return value->get<int64_t>();
 }
@@ -62,8 +62,8 @@ std::optional<double> Fields::number(const std::string& name, double least, doub
   if (value == nullptr) return std::nullopt;
   // Written so that NaN fails.
   if (!value->is_number() || !(value->get<double>() >= least && value->get<double>() <= most)) {
-    refuse(name, fmt::format("is {}, it must be a number from {} to {}", shown(*value), least,
-                             most));
+    refuse(name,
+           fmt::format("is {}, it must be a number from {} to {}", shown(*value), least, most));
   }
   return value->get<double>();
 }
@@ -78,7 +78,8 @@ void Fields::refuse_rest() const {
   for (const auto& item : object_.items()) {
     if (taken_.count(item.key()) == 0 && !item.value().is_null()) {
       const std::string name = item.key().substr(0, 64);
-      refuse(name, "is not an option of this server", "leave it out; docs/api.md lists the options");
+      refuse(name, "is not an option of this server",
+             "leave it out; docs/api.md lists the options");
     }
   }
 }

@@ -50,7 +50,8 @@ int http_status(const Error& error) {
   if (const auto* request = dynamic_cast<const RequestError*>(&error)) return request->status();
   switch (error.code()) {
     case ErrorCode::invalid_argument:
-    case ErrorCode::not_found:  // a picture of the request; unknown routes and models never get here
+    case ErrorCode::not_found:  // a picture of the request; unknown routes and models never get
+                                // here
     case ErrorCode::unsupported:
     case ErrorCode::context_exceeded:
       return 400;

@@ -1,0 +1,171 @@
+// glimpse serve: the flags of the server around the library's Server.
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include <fmt/format.h>
+
+#include "command.h"
+#include "server/server.h"
+
+namespace glimpse {
+namespace {
+
+struct ServeCommand {
+  CommonFlags flags;
+  ServerOptions server;
+  std::filesystem::path api_key_file;
+  std::string idle_unload;
+  int64_t max_model_len = 0;
+  bool no_access_log = false;
+};
+
+constexpr int kServerSequences = 8;
+constexpr int kUnlimitedTokens = 1 << 20;  // the context ends an answer first
+
+std::vector<std::string> read_api_keys(const std::filesystem::path& path) {
+  std::vector<std::string> keys;
+  if (path.empty()) return keys;
+  std::ifstream file(path);
+  if (!file) {
+    throw Error(ErrorCode::not_found, fmt::format("{}: the file cannot be read", path.string()),
+                "--api-key-file names a file with one key a line");
+  }
+  for (std::string line; std::getline(file, line);) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
+    if (!line.empty() && line.front() != '#') keys.push_back(line);
+  }
+  if (keys.empty()) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} has no key", path.string()),
+                "write one key a line; lines that begin with # are comments");
+  }
+  return keys;
+}
+
+// "90s", "10m", "1h" or seconds.
+std::chrono::milliseconds parse_duration(const std::string& text) {
+  if (text.empty()) return std::chrono::milliseconds(0);
+  size_t used = 0;
+  double value = -1;
+  try {
+    value = std::stod(text, &used);
+  } catch (const std::exception&) {
+    used = 0;
+  }
+  const std::string unit = text.substr(used);
+  const double seconds = unit.empty() || unit == "s" ? 1
+                         : unit == "m"               ? 60
+                         : unit == "h"               ? 3600
+                                                     : 0;
+  if (!(value >= 0 && value <= 1e6) || seconds == 0) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("--idle-unload '{}' is no duration", text),
+                "write 90s, 10m or 1h; 0 keeps the model loaded");
+  }
+  return std::chrono::milliseconds(static_cast<int64_t>(value * seconds * 1000));
+}
+
+// A connection is a descriptor; the soft limit is often 1024.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  static_cast<void>(::setrlimit(RLIMIT_NOFILE, &limit));
+}
+
+void check_flags(const ServeCommand& command) {
+  const CommonFlags& flags = command.flags;
+  if (flags.stats || flags.json || flags.sampling.logprobs >= 0) {
+    throw Error(ErrorCode::invalid_argument,
+                "--stats, --json and --logprobs have no effect on serve",
+                "requests ask for what they want; see /metrics and /v1/status");
+  }
+  if (command.server.tls_certificate.empty() != command.server.tls_key.empty()) {
+    throw Error(ErrorCode::invalid_argument, "--tls-cert and --tls-key go together",
+                "give both, or neither");
+  }
+}
+
+int run(ServeCommand& command) {
+  check_flags(command);
+  CommonFlags& flags = command.flags;
+  if (flags.engine.context == 0) flags.engine.context = command.max_model_len;
+  if (flags.engine.max_sequences == 0) flags.engine.max_sequences = kServerSequences;
+  command.server.api_keys = read_api_keys(command.api_key_file);
+  command.server.sampling = flags.sampling;
+  command.server.system = flags.system;
+  command.server.access_log = !flags.quiet && !command.no_access_log;
+  raise_descriptor_limit();
+  EngineHost host([&flags] { return load_engine(flags); }, parse_duration(command.idle_unload));
+  Server server(host, command.server);
+  const bool is_open = command.server.host != "127.0.0.1" && command.server.host != "::1";
+  if (is_open && command.server.api_keys.empty() && !flags.quiet) {
+    fmt::print(stderr, "glimpse: anyone who reaches {} may use this server (--api-key-file)\n",
+               command.server.host);
+  }
+  fmt::print(stderr, "glimpse: listening on {}\n", server.url());
+  std::fflush(stderr);
+  server.run();
+  return 0;
+}
+
+void add_server_flags(CLI::App& app, ServeCommand& command) {
+  const std::string group = "Server";
+  ServerOptions& server = command.server;
+  app.add_option("--host", server.host, "address to listen on (default: 127.0.0.1)")->group(group);
+  app.add_option("--port", server.port, "port; 0 picks a free one (default: 8000)")->group(group);
+  app.add_option("--api-key-file", command.api_key_file, "keys that clients must send, one a line")
+      ->group(group);
+  app.add_option("--tls-cert", server.tls_certificate, "PEM certificate chain")->group(group);
+  app.add_option("--tls-key", server.tls_key, "its PEM key")->group(group);
+  app.add_option("--cors-origin", server.cors_origins,
+                 "origin whose web pages may call; may be repeated; * for any")
+      ->take_all()
+      ->group(group);
+  app.add_option("--media-root", server.media_root,
+                 "folder whose pictures requests may name as file:// URLs (default: none)")
+      ->group(group);
+  app.add_option("--served-model-name", server.served_name, "the model's name in the API")
+      ->group(group);
+  app.add_option("--max-body", server.max_body_bytes, "largest request, as 32MiB (the default)")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(group);
+  app.add_option("--max-connections", server.max_connections, "open at once (default: 4096)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group);
+  app.add_option("--idle-unload", command.idle_unload,
+                 "free the model's memory after this time without requests, as 10m")
+      ->group(group);
+  app.add_flag("--no-access-log", command.no_access_log, "no line per request on standard error")
+      ->group(group);
+  EngineOptions& engine = command.flags.engine;
+  app.add_option("--max-sequences", engine.max_sequences,
+                 "sequences computed together (default: 8)")
+      ->check(CLI::Range(1, 1024))
+      ->group(group);
+  app.add_option("--max-queue", engine.max_queue,
+                 "requests that may wait; more get a 429 (default: 256)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group);
+  app.add_option("--max-model-len", command.max_model_len,
+                 "vLLM's name of --context, which goes before it")
+      ->check(CLI::Range(int64_t{16}, int64_t{1} << 20))
+      ->group(group);
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& program, int& result) {
+  const auto command = std::make_shared<ServeCommand>();
+  command->flags.sampling.max_tokens = kUnlimitedTokens;
+  CLI::App* app = program.add_subcommand(
+      "serve",
+      "Serve OpenAI's API: /v1/chat/completions and more (docs/api.md). Sampling flags are what "
+      "requests do not say; without --max-tokens an answer may fill the context. SIGTERM finishes "
+      "what was accepted.");
+  add_common_flags(*app, command->flags);
+  add_server_flags(*app, *command);
+  app->callback([command, &result] { result = run(*command); });
+}
+
+}  // namespace glimpse

@@ -1,0 +1,320 @@
+#include "server/service.h"
+
+#include <algorithm>
+#include <array>
+#include <random>
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <spdlog/async.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <boost/asio/post.hpp>
+
+#include "server/request_error.h"
+
+namespace glimpse {
+namespace {
+
+int64_t seconds_since_1970() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string fresh_id(ApiKind kind) {
+  thread_local std::mt19937_64 random{[] {
+    std::random_device device;
+    return uint64_t{device()} << 32U | device();
+  }()};
+  return fmt::format("{}-{:016x}", kind == ApiKind::chat ? "chatcmpl" : "cmpl", random());
+}
+
+Sha256 digest_of(std::string_view text) {
+  return sha256({reinterpret_cast<const std::byte*>(text.data()), text.size()});
+}
+
+bool has_json(const HttpHead& head) {
+  std::string type = head.content_type.substr(0, head.content_type.find(';'));
+  while (!type.empty() && type.back() == ' ') type.pop_back();
+  std::transform(type.begin(), type.end(), type.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return type == "application/json";
+}
+
+}  // namespace
+
+struct Service::Route {
+  std::string_view method;
+  std::string_view path;
+  bool needs_key;
+};
+
+// A client that does not read the log must not hold the server up: the oldest lines go.
+class Service::AccessLog {
+ public:
+  AccessLog()
+      : queue_(std::make_shared<spdlog::details::thread_pool>(8192, 1)),
+        logger_(std::make_shared<spdlog::async_logger>(
+            "access", std::make_shared<spdlog::sinks::stderr_sink_mt>(), queue_,
+            spdlog::async_overflow_policy::overrun_oldest)) {
+    logger_->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %v", spdlog::pattern_time_type::utc);
+    logger_->flush_on(spdlog::level::info);
+  }
+  void write(const std::string& line) { logger_->info(line); }
+
+ private:
+  // Shared with spdlog's messages in flight.
+  std::shared_ptr<spdlog::details::thread_pool> queue_;
+  std::shared_ptr<spdlog::async_logger> logger_;
+};
+
+const Service::Route* Service::find_route(const std::string& path) {
+  static constexpr std::array<Route, 7> kRoutes = {{
+      {"POST", "/v1/chat/completions", true},
+      {"POST", "/v1/completions", true},
+      {"GET", "/v1/models", true},
+      {"GET", "/v1/status", true},
+      {"GET", "/metrics", true},
+      {"GET", "/health", false},
+      {"GET", "/openapi.json", false},
+  }};
+  const auto* found = std::find_if(kRoutes.begin(), kRoutes.end(),
+                                   [&](const Route& route) { return route.path == path; });
+  return found == kRoutes.end() ? nullptr : found;
+}
+
+Service::Service(EngineHost& host, ServiceOptions options)
+    : host_(host), options_(std::move(options)), created_(seconds_since_1970()) {
+  for (const std::string& key : options_.api_keys) key_digests_.push_back(digest_of(key));
+  if (options_.access_log) access_log_ = std::make_unique<AccessLog>();
+  options_.rules.max_pixels = host_.model().max_pixels;
+}
+
+Service::~Service() = default;
+
+void Service::stop() {
+  pool_.join();
+}
+
+// ---- before the body --------------------------------------------------------------------------
+
+std::optional<HttpResponse> Service::refuse(const HttpHead& head) {
+  const Route* route = find_route(head.path);
+  if (route == nullptr) {
+    return error_response(RequestError(404, "there is no such route", {},
+                                       "GET /openapi.json lists them", "unknown_route"));
+  }
+  if (head.method == "OPTIONS") return std::nullopt;
+  if (head.method != route->method) {
+    HttpResponse response = error_response(
+        RequestError(405, fmt::format("{} takes {} only", route->path, route->method), {}, {},
+                     "method_not_allowed"));
+    response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", route->method));
+    return response;
+  }
+  if (route->needs_key && !is_authorized(head)) {
+    HttpResponse response =
+        error_response(RequestError(401, "the API key is missing or wrong", {},
+                                    "send Authorization: Bearer and a key", "invalid_api_key"));
+    response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    return response;
+  }
+  if (route->method != "POST") return std::nullopt;
+  if (draining_) {
+    return error_response(
+        Error(ErrorCode::cancelled, "the server is shutting down", "ask another one"));
+  }
+  if (!has_json(head)) {
+    return error_response(RequestError(415, "the body must be application/json", {},
+                                       "send Content-Type: application/json",
+                                       "unsupported_media_type"));
+  }
+  if (num_pending_ >= options_.max_pending) {
+    return error_response(
+        Error(ErrorCode::overloaded, "too many requests are waiting", "try again in a moment"));
+  }
+  return std::nullopt;
+}
+
+// Every key is compared in full, whatever the first ones said.
+bool Service::is_authorized(const HttpHead& head) const {
+  if (key_digests_.empty()) return true;
+  constexpr std::string_view kScheme = "Bearer ";
+  const std::string_view value = head.authorization;
+  if (value.substr(0, kScheme.size()) != kScheme) return false;
+  const Sha256 given = digest_of(value.substr(kScheme.size()));
+  int num_equal = 0;
+  for (const Sha256& key : key_digests_) {
+    num_equal += CRYPTO_memcmp(key.data(), given.data(), key.size()) == 0 ? 1 : 0;
+  }
+  return num_equal > 0;
+}
+
+HttpResponse Service::error_response(const Error& error) {
+  return error_answer(error);
+}
+
+void Service::decorate(const HttpHead& head, HttpResponse& response) {
+  if (options_.cors_origins.empty() || head.origin.empty()) return;
+  for (const std::string& origin : options_.cors_origins) {
+    if (origin != "*" && origin != head.origin) continue;
+    response.headers.emplace_back("Access-Control-Allow-Origin", origin);
+    response.headers.emplace_back("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+    if (origin != "*") response.headers.emplace_back("Vary", "Origin");
+    return;
+  }
+}
+
+// ---- answers ----------------------------------------------------------------------------------
+
+void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> exchange) {
+  if (head.method == "OPTIONS") {
+    const Route* route = find_route(head.path);
+    HttpResponse response{.status = 204, .content_type = ""};
+    response.headers = {
+        {"Allow", fmt::format("{}, OPTIONS", route->method)},
+        {"Access-Control-Allow-Methods", std::string(route->method)},
+        {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id"},
+        {"Access-Control-Max-Age", "600"}};
+    return exchange->respond(std::move(response));
+  }
+  ++num_pending_;
+  boost::asio::post(pool_, [this, head = std::move(head), body = std::move(body),
+                            exchange = std::move(exchange)] {
+    --num_pending_;
+    try {
+      if (head.path == "/v1/chat/completions") {
+        generate(ApiKind::chat, head, body, exchange);
+      } else if (head.path == "/v1/completions") {
+        generate(ApiKind::completion, head, body, exchange);
+      } else {
+        exchange->respond(answer(head.path));
+      }
+    } catch (const Error& error) {
+      exchange->respond(error_response(error));
+    } catch (const std::exception& error) {
+      exchange->respond(error_response(Error(ErrorCode::internal, error.what())));
+    }
+  });
+}
+
+void Service::generate(ApiKind kind, const HttpHead&, const std::string& body,
+                       const std::shared_ptr<Exchange>& exchange) {
+  ApiRequest request = kind == ApiKind::chat ? parse_chat_request(body, options_.rules)
+                                             : parse_completion_request(body, options_.rules);
+  const std::string name = model_name();
+  if (!request.model.empty() && request.model != name) {
+    throw RequestError(404, "the model that was asked for is not served here", "model",
+                       fmt::format("ask for {} or leave model out", name), "model_not_found");
+  }
+  const ApiAnswerHead answer_head{
+      .kind = kind, .id = fresh_id(kind), .created = seconds_since_1970(), .model = name};
+  const auto generation = std::make_shared<Generation>(
+      host_.lease(), exchange, answer_head,
+      [this](const GenerationRecord& record) { metrics_.add(record); });
+  generation->start(std::move(request));
+}
+
+HttpResponse Service::answer(const std::string& path) const {
+  if (path == "/v1/models") return models();
+  if (path == "/v1/status") return status();
+  if (path == "/metrics") return metrics();
+  if (path == "/health") return health();
+  return {.body = openapi_document()};
+}
+
+std::string Service::model_name() const {
+  return options_.served_name.empty() ? host_.model().name : options_.served_name;
+}
+
+HttpResponse Service::health() const {
+  const std::optional<EngineStatus> status = host_.status();
+  if (status && !status->healthy) {
+    return error_answer(Error(ErrorCode::device, status->fault, "restart the server"));
+  }
+  if (draining_) {
+    return error_answer(Error(ErrorCode::cancelled, "the server is shutting down"));
+  }
+  return {.body = to_text({{"status", "ok"}, {"loaded", status.has_value()}})};
+}
+
+HttpResponse Service::models() const {
+  const ModelInfo model = host_.model();
+  const Json entry = {{"id", model_name()},
+                      {"object", "model"},
+                      {"created", created_},
+                      {"owned_by", "glimpse"},
+                      {"max_model_len", model.context},
+                      {"vision", model.image_token_id >= 0},
+                      {"min_pixels", model.min_pixels},
+                      {"max_pixels", model.max_pixels}};
+  return {.body = to_text({{"object", "list"}, {"data", Json::array({entry})}})};
+}
+
+HttpResponse Service::metrics() const {
+  return {.content_type = "text/plain; version=0.0.4",
+          .body = metrics_.text(host_.status(), num_connections_ ? num_connections_() : 0)};
+}
+
+HttpResponse Service::status() const {
+  const ModelInfo model = host_.model();
+  const std::optional<EngineStatus> engine = host_.status();
+  Json value = {{"model",
+                 {{"name", model_name()},
+                  {"architecture", model.architecture},
+                  {"device", model.device},
+                  {"arithmetic", model.arithmetic},
+                  {"weight_format", model.weight_format},
+                  {"parameters", model.num_parameters},
+                  {"context", model.context},
+                  {"max_sequences", model.max_sequences},
+                  {"min_pixels", model.min_pixels},
+                  {"max_pixels", model.max_pixels},
+                  {"load_ms", model.load_milliseconds}}}};
+  value["server"] = {
+      {"uptime_seconds",
+       std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count()},
+      {"connections", num_connections_ ? num_connections_() : 0},
+      {"draining", draining_.load()},
+      {"loaded", engine.has_value()},
+      {"idle_unload_seconds", std::chrono::duration<double>(host_.idle_time()).count()}};
+  value["engine"] = nullptr;
+  value["memory"] = Json::array();
+  if (engine) {
+    value["engine"] = {{"healthy", engine->healthy},
+                       {"fault", engine->fault},
+                       {"waiting", engine->waiting},
+                       {"running", engine->running},
+                       {"kv_pages", engine->kv_pages_total},
+                       {"kv_pages_used", engine->kv_pages_used},
+                       {"steps", engine->steps},
+                       {"longest_step_ms", engine->longest_step_milliseconds},
+                       {"resident_bytes", engine->resident_bytes},
+                       {"peak_resident_bytes", engine->peak_resident_bytes}};
+    for (const MemoryItem& item : engine->memory) {
+      value["memory"].push_back({{"name", item.name}, {"bytes", item.bytes}});
+    }
+  }
+  return {.body = to_text(value)};
+}
+
+// ---- afterwards -------------------------------------------------------------------------------
+
+void Service::finished(const AccessRecord& record) {
+  const std::string route = find_route(record.route) == nullptr ? std::string("-") : record.route;
+  metrics_.add_response(route, record.status);
+  if (!access_log_) return;
+  access_log_->write(fmt::format(
+      "id={} client={} method={} route={} status={} body_bytes={} answer_bytes={} ms={:.1f}{}",
+      record.request_id.empty() ? "-" : record.request_id, record.client,
+      record.method.empty() || record.method.size() > 16 ? "-" : record.method, route,
+      record.status, record.body_bytes, record.answer_bytes, record.milliseconds,
+      record.client_gone ? " client_gone=1" : ""));
+}
+
+void Service::unload_if_idle() {
+  if (host_.idle_time().count() <= 0) return;
+  boost::asio::post(pool_, [this] { host_.unload_if_idle(); });
+}
+
+}  // namespace glimpse
