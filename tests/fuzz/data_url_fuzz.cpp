@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "glimpse/error.h"
 #include "base/data_url.h"
+#include "glimpse/error.h"
 
 namespace {
 
