@@ -149,7 +149,12 @@ std::vector<ToolCall> parse_tool_calls(std::string_view text) {
        begin = text.find(kToolCallBegin, begin)) {
     begin += kToolCallBegin.size();
     const size_t end = std::min(text.find(kToolCallEnd, begin), text.size());
-    const Json call = Json::parse(text.substr(begin, end - begin), nullptr, false);
+    Json call;
+    try {
+      call = parse_json(text.substr(begin, end - begin), "a tool call");
+    } catch (const Error&) {
+      return {};  // what a model writes need not be JSON
+    }
     if (!call.is_object() || !call.contains("name") || !call["name"].is_string()) return {};
     const Json arguments = call.value("arguments", Json::object());
     calls.push_back({call["name"].get<std::string>(),

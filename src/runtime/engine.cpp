@@ -21,6 +21,13 @@ double guess_prefill_ms_per_row(const LoadedModel& model) {
   return static_cast<double>(model.store.num_parameters()) / rate * 1e3;
 }
 
+// Queueing is waiting for a worker, and then for the first step.
+void end_queueing(OpenRequest& request, Clock::time_point now) {
+  if (request.was_served) return;
+  request.was_served = true;
+  request.timings.queue += milliseconds_between(request.prepared, now);
+}
+
 int choose_picture_threads(int wanted) {
   if (wanted > 0) return wanted;
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 4U));
@@ -141,6 +148,7 @@ bool Engine::Implementation::step() {
     check(scheduler_.is_idle() || num_preparing_ > 0, "the scheduler found nothing to do");
     return false;
   }
+  publish_status();  // whoever hears of a step's tokens finds the step's requests running
   if (plan.begin_vision || plan.continue_vision) run_vision(plan);
   if (!plan.ranges.empty()) run_language(plan);
   ++counters_.steps;
@@ -172,6 +180,7 @@ void Engine::Implementation::begin_vision(const PictureOf& picture) {
   const VisionPicture input{.grid = prepared.patches.grid,
                             .pixels = prepared.patches.pixels,
                             .output = visual_store_.slice(entry.first, entry.count)};
+  end_queueing(request, Clock::now());
   encoding_for_ = request.id;
   encoding_patches_ = prepared.patches.grid.num_patches();
   vision_->begin({&input, 1});
@@ -184,7 +193,7 @@ void Engine::Implementation::run_language(const StepPlan& plan) {
   std::vector<TokenRange> due;  // ranges that end in a token to choose
   for (const TokenRange& range : plan.ranges) {
     OpenRequest& request = request_of(*range.sequence);
-    if (!request.first_computed) request.first_computed = begin;
+    end_queueing(request, begin);
     if (range.samples()) due.push_back(range);
   }
   const Tensor logits = forward(make_batch(plan), plan);

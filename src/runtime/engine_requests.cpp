@@ -145,6 +145,7 @@ void Engine::Implementation::finish_preparation(RequestId id, Preparation prepar
   OpenRequest* request = find(id);
   if (request == nullptr) return;
   request->preparation = std::move(preparation);
+  request->prepared = Clock::now();
   request->timings.queue = milliseconds_between(request->submitted, request->preparation->started);
   if (request->preparation->error) return fail(*request, *request->preparation->error);
 

@@ -48,7 +48,8 @@ struct OpenRequest {
   int counts_filled_at = -1;
   bool cancel_wanted = false;
 
-  std::optional<Clock::time_point> first_computed;
+  Clock::time_point prepared;
+  bool was_served = false;  // a step has worked on it
   std::optional<Clock::time_point> first_token;
   Usage usage;
   Timings timings;

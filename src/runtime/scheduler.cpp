@@ -31,6 +31,19 @@ int64_t end_outside_pictures(const Sequence& sequence, int64_t num_pages) {
   return num_pages;
 }
 
+// A visual token that is still to be encoded costs the vision tower several patches.
+constexpr int64_t kRowsPerVisualToken = 4;
+
+// What stands between a sequence and its first token, in prompt rows.
+int64_t work_left(const Sequence& sequence) {
+  int64_t rows = sequence.num_remaining();
+  for (const SequencePicture& picture : sequence.pictures) {
+    const bool is_needed = picture.end() > sequence.num_computed && picture.entry == nullptr;
+    if (is_needed) rows += kRowsPerVisualToken * picture.count;
+  }
+  return rows;
+}
+
 }  // namespace
 
 int64_t StepPlan::num_rows() const {
@@ -139,10 +152,9 @@ std::vector<Sequence*> Scheduler::slice_candidates() {
     if (!sequence->is_decoding()) candidates.push_back(sequence);
   }
   if (!oldest_turn_ && !candidates.empty()) {
-    const auto shortest = std::min_element(candidates.begin(), candidates.end(),
-                                           [](const Sequence* a, const Sequence* b) {
-                                             return a->num_remaining() < b->num_remaining();
-                                           });
+    const auto shortest = std::min_element(
+        candidates.begin(), candidates.end(),
+        [](const Sequence* a, const Sequence* b) { return work_left(*a) < work_left(*b); });
     std::rotate(candidates.begin(), shortest, shortest + 1);
   }
   return candidates;

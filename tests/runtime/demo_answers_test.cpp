@@ -15,7 +15,7 @@ constexpr double kExcusedGapExact = 0.01;
 constexpr double kExcusedGapFast = 0.3;
 
 TEST(DemoAnswers, InExactArithmeticAreTokenByTokenTransformers) {
-  Engine engine(cpu_options(8));
+  Engine engine(cpu_options(16));
   EXPECT_EQ(engine.model().arithmetic, "exact");
   const std::vector<GoldenAnswer> goldens = golden_answers();
   ASSERT_EQ(goldens.size(), 80U);
@@ -39,7 +39,7 @@ TEST(DemoAnswers, InExactArithmeticAreTokenByTokenTransformers) {
 }
 
 TEST(DemoAnswers, InFastArithmeticDifferOnlyWhereTwoTokensWereNearlyEqual) {
-  EngineOptions options = cpu_options(8);
+  EngineOptions options = cpu_options(16);
   options.arithmetic = Arithmetic::fast;
   Engine engine(options);
   const std::vector<GoldenAnswer> goldens = golden_answers();
