@@ -1,5 +1,5 @@
-// Where the test data is. Golden files that are too large for the project lie in ../shared beside
-// it; a test that needs them skips, saying so, where that folder is absent.
+// Where the test data is. Two golden pictures that are too large for the project lie in ../shared
+// beside it; a test that needs them skips, saying so, where that folder is absent.
 #pragma once
 
 #include <filesystem>
@@ -13,6 +13,10 @@ inline std::filesystem::path source_dir() {
 }
 inline std::filesystem::path golden_dir() {
   return source_dir() / "tests" / "golden";
+}
+/// The folders that tests/golden keeps as .tar.xz; CMake unpacks them.
+inline std::filesystem::path unpacked_golden_dir() {
+  return std::filesystem::path(GLIMPSE_BINARY_DIR) / "golden";
 }
 inline std::filesystem::path demo_model_dir() {
   return source_dir() / "models" / "demo";

@@ -12,7 +12,7 @@
 namespace glimpse::testing {
 namespace {
 
-const std::filesystem::path kDirectory = golden_dir() / "tiny-8b-like";
+const std::filesystem::path kDirectory = unpacked_golden_dir() / "tiny-8b-like";
 
 template <typename To>
 std::vector<std::byte> converted(const StoredTensor& tensor, To (*convert)(float)) {

@@ -56,7 +56,7 @@ TEST(ModelConfig, ReadsTheLayoutOfTransformers5) {
 }
 
 TEST(ModelConfig, ReadsTheLayoutOfTransformers4) {
-  const ModelConfig config = ModelConfig::from_directory(golden_dir() / "tiny-8b-like");
+  const ModelConfig config = ModelConfig::from_directory(unpacked_golden_dir() / "tiny-8b-like");
   EXPECT_EQ(config.text.rope_theta, 5e6);
   EXPECT_EQ(config.text.mrope_section, (std::array<int64_t, 3>{24, 20, 20}));
   EXPECT_EQ(config.vision->head_dim(), 72);
@@ -181,7 +181,7 @@ TEST(GenerationConfig, ReadsBothFormsOfTheEndOfText) {
 }
 
 TEST(GenerationConfig, FallsBackToTheModelsEndOfTextWithoutTheFile) {
-  const std::filesystem::path directory = golden_dir() / "tiny-fp8";
+  const std::filesystem::path directory = unpacked_golden_dir() / "tiny-fp8";
   const ModelConfig model = ModelConfig::from_directory(directory);
   EXPECT_THAT(GenerationConfig::from_directory(directory, model).eos_token_ids, ElementsAre(504));
 }

@@ -9,7 +9,10 @@
 #include <gtest/gtest.h>
 
 #include "base/mapped_file.h"
+#include "image/decode.h"
+#include "image/image_processor.h"
 #include "model/safetensors.h"
+#include "paths.h"
 #include "test_model.h"
 
 namespace glimpse::testing {
@@ -32,23 +35,34 @@ class GoldenStages {
     const auto* values = reinterpret_cast<const int64_t*>(bytes.data());
     return {values, values + bytes.size() / sizeof(int64_t)};
   }
-  /// Names of stages: everything in floats but the input.
+  /// Names of stages: everything in floats.
   [[nodiscard]] std::vector<std::string> stage_names() const {
     std::vector<std::string> names;
     for (const auto& [name, tensor] : tensors_) {
-      if (tensor.dtype == DType::f32 && name != "pixel_values") names.push_back(name);
+      if (tensor.dtype == DType::f32) names.push_back(name);
     }
     return names;
   }
-  /// Normalised pixels. The files of the tiny checkpoints hold the bytes they were made of.
-  [[nodiscard]] std::vector<float> pixel_values() const {
-    const StoredTensor& stored = tensors_.at("pixel_values");
-    if (stored.dtype == DType::f32) {
-      const std::span<const float> values = floats("pixel_values");
-      return {values.begin(), values.end()};
+  [[nodiscard]] int64_t row_width(const std::string& name) const {
+    return tensors_.at(name).shape.back();
+  }
+  /// Of all rows of a stage those that the file holds: every row_step-th, back from the last.
+  [[nodiscard]] std::vector<float> stored_rows(const std::string& name,
+                                               std::span<const float> all) const {
+    const auto width = static_cast<size_t>(row_width(name));
+    const size_t num_rows = all.size() / width;
+    const auto step = static_cast<size_t>(integers("row_step").front());
+    std::vector<float> rows;
+    for (size_t row = (num_rows - 1) % step; row < num_rows; row += step) {
+      const std::span<const float> values = all.subspan(row * width, width);
+      rows.insert(rows.end(), values.begin(), values.end());
     }
+    return rows;
+  }
+  /// Normalised pixels; the file holds the bytes they were made of.
+  [[nodiscard]] std::vector<float> pixel_values() const {
     std::vector<float> values;
-    for (const std::byte pixel : stored.bytes) {
+    for (const std::byte pixel : tensors_.at("pixel_values").bytes) {
       values.push_back((static_cast<float>(pixel) - 127.5F) / 127.5F);
     }
     return values;
@@ -72,6 +86,15 @@ class GoldenStages {
   MappedFile file_;
   std::map<std::string, StoredTensor> tensors_;
 };
+
+/// A golden picture file as the checkpoint's processor prepares it.
+inline TestPicture prepare_test_picture(const std::filesystem::path& checkpoint,
+                                        const std::string& name) {
+  const MappedFile file(golden_dir() / "demo" / "pictures" / name);
+  const ImageProcessor processor(ImageProcessorConfig::from_directory(checkpoint));
+  Patches patches = processor.process(decode_picture(file.bytes(), name));
+  return {patches.grid, std::move(patches.pixels)};
+}
 
 /// Collects what a pass traces, under the names of the stage files.
 class StageRecorder {

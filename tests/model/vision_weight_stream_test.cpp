@@ -56,7 +56,7 @@ class StreamedVision : public ::testing::TestWithParam<StreamCase> {
     if (GetParam().backend != "copying") GLIMPSE_REQUIRE_BACKEND(GetParam().backend);
   }
   [[nodiscard]] std::filesystem::path directory() const {
-    return golden_dir() / GetParam().checkpoint;
+    return unpacked_golden_dir() / GetParam().checkpoint;
   }
   [[nodiscard]] TestModel make_model(const TestModelOptions& options = {}) const {
     return TestModel(make_device(GetParam().backend), directory(), options);

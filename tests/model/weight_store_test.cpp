@@ -151,7 +151,7 @@ TEST_F(WeightStoreTest, ReadsShardsAndNamesWhatTheIndexPromisesInVain) {
 TEST(BindWeights, RefusesNanInFp8AndNamesTheTensor) {
   const TemporaryDirectory directory;
   for (const char* name : {"config.json", "model.safetensors"}) {
-    std::filesystem::copy_file(golden_dir() / "tiny-fp8" / name, directory.path() / name);
+    std::filesystem::copy_file(unpacked_golden_dir() / "tiny-fp8" / name, directory.path() / name);
   }
   std::filesystem::permissions(directory.path() / "model.safetensors",
                                std::filesystem::perms::owner_all);
@@ -183,7 +183,8 @@ TEST(BindWeights, RefusesNanInFp8AndNamesTheTensor) {
 TEST(BindWeights, MeasuresExactlyWhatItTakes) {
   const std::unique_ptr<Backend> backend = create_reference_backend();
   for (const std::filesystem::path& directory :
-       {golden_dir() / "tiny-fp8", golden_dir() / "tiny-8b-like", demo_model_dir()}) {
+       {unpacked_golden_dir() / "tiny-fp8", unpacked_golden_dir() / "tiny-8b-like",
+        demo_model_dir()}) {
     for (const BindOptions& options : {BindOptions{}, BindOptions{.quantize_to_fp8 = true}}) {
       const ModelConfig config = ModelConfig::from_directory(directory);
       WeightStore store(directory);
@@ -199,8 +200,8 @@ TEST(BindWeights, MeasuresExactlyWhatItTakes) {
 TEST(BindWeights, TiesTheHeadToTheEmbeddingOnlyWhenThereIsNone) {
   const std::unique_ptr<Backend> backend = create_reference_backend();
   for (const std::string name : {"tiny-fp8", "tiny-8b-like"}) {
-    const ModelConfig config = ModelConfig::from_directory(golden_dir() / name);
-    WeightStore store(golden_dir() / name);
+    const ModelConfig config = ModelConfig::from_directory(unpacked_golden_dir() / name);
+    WeightStore store(unpacked_golden_dir() / name);
     Arena arena(backend->allocate(64 << 20, "weights"), "weights");
     const LanguageWeights weights = bind_language_weights(store, config.text, *backend, arena);
     const bool is_tied = weights.lm_head.parts.front().weight.raw() == weights.embed_tokens.raw();

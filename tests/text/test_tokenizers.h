@@ -12,7 +12,7 @@
 namespace glimpse::testing {
 
 inline std::filesystem::path qwen_tokenizer_path() {
-  return shared_dir() / "golden" / "tokenizer" / "tokenizer.json";
+  return unpacked_golden_dir() / "qwen-tokenizer" / "tokenizer.json";
 }
 
 inline const Tokenizer& demo_tokenizer() {

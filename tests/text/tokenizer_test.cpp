@@ -47,7 +47,6 @@ Error refusal(const std::function<void(Json&)>& change) {
 }
 
 TEST(QwenTokenizer, EncodesAndDecodesTheVectorsAsTransformersDoes) {
-  GLIMPSE_REQUIRE_FILE(qwen_tokenizer_path());
   const Tokenizer tokenizer(qwen_tokenizer_path());
   EXPECT_EQ(tokenizer.vocabulary_size(), 151669);
   const Json vectors = read_json_file(testing::golden_dir() / "tokenizer" / "vectors.json");
@@ -61,8 +60,7 @@ TEST(QwenTokenizer, EncodesAndDecodesTheVectorsAsTransformersDoes) {
 }
 
 TEST(QwenTokenizer, EncodesTheSharedBpeCases) {
-  const auto folder = qwen_tokenizer_path().parent_path();
-  GLIMPSE_REQUIRE_FILE(folder / "bpe-cases.inp");
+  const auto folder = testing::golden_dir() / "tokenizer";
   const Tokenizer tokenizer(qwen_tokenizer_path());
   const std::string texts = read_text(folder / "bpe-cases.inp");
   std::istringstream expected(read_text(folder / "bpe-cases.out"));
@@ -83,7 +81,6 @@ TEST(QwenTokenizer, EncodesTheSharedBpeCases) {
 }
 
 TEST(QwenTokenizer, AMegabyteOfOneLetterAndOfWhiteSpaceIsEncodedInSeconds) {
-  GLIMPSE_REQUIRE_FILE(qwen_tokenizer_path());
   const Tokenizer tokenizer(qwen_tokenizer_path());
   for (const std::string unit : {"a", " ", "\n", " \n", "\u0301\u0316", "\xFF", "<|", "日"}) {
     std::string text;
