@@ -220,12 +220,12 @@ void add_bench_command(CLI::App& program, int& result) {
       ->check(CLI::PositiveNumber);
   app->add_option("--decode", command->decode, "answer lengths in tokens")
       ->delimiter(',')
-      ->check(CLI::Range(2, 1 << 20));
+      ->check(between(2, 1 << 20));
   app->add_option("--batch", command->batch, "sequences decoded together, as 1,8")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1024));
+      ->check(between(1, 1024));
   app->add_option("--repeat", command->repeat, "measurements of each (default: 5)")
-      ->check(CLI::Range(1, 1000));
+      ->check(between(1, 1000));
   add_common_flags(*app, command->flags);
   app->callback([command, &result] { result = run(*command); });
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "base/json.h"
@@ -26,6 +27,18 @@ struct CommonFlags {
 /// Adds the one table of common flags to a subcommand. `flags` must outlive the parse.
 void add_common_flags(CLI::App& command, CommonFlags& flags);
 
+/// A check of a numeric flag that says the value and both limits.
+template <typename T>
+CLI::Validator between(T least, T most) {
+  return {[least, most](const std::string& text) -> std::string {
+            T value{};
+            if (CLI::detail::lexical_cast(text, value) && value >= least && value <= most)
+              return {};
+            return fmt::format("'{}' is not between {} and {}", text, least, most);
+          },
+          fmt::format("{} to {}", least, most)};
+}
+
 /// Loads the engine with a progress bar and notices on standard error (unless --quiet).
 std::unique_ptr<Engine> load_engine(CommonFlags& flags);
 
@@ -33,6 +46,10 @@ std::unique_ptr<Engine> load_engine(CommonFlags& flags);
 [[nodiscard]] int exit_code(ErrorCode code);
 /// "glimpse: <message>" and, indented, the hint, on standard error.
 void report(const Error& error);
+
+/// A mistake on the command line, as an Error would be reported; help and version are printed.
+/// Returns the process's exit code.
+[[nodiscard]] int report_flags(const CLI::App& program, const CLI::ParseError& error);
 
 /// The --stats table on standard error.
 void print_stats(const Engine& engine, const Usage& usage, const Timings& timings);

@@ -32,6 +32,13 @@ void set_device(EngineOptions& engine, const std::string& text) {
   }
 }
 
+template <typename T>
+std::string names(const std::map<std::string, T>& choices) {
+  std::string list;
+  for (const auto& [name, value] : choices) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
 // Adds options of one group of the table.
 class FlagGroup {
  public:
@@ -44,9 +51,15 @@ class FlagGroup {
   template <typename T>
   void choice(const std::string& flag, T& target, const std::map<std::string, T>& choices,
               const std::string& help) {
-    command_.add_option(flag, target, help)
-        ->transform(CLI::CheckedTransformer(choices))
-        ->group(name_);
+    const auto choose = [flag, &target, &choices](const std::string& text) {
+      const auto found = choices.find(text);
+      if (found == choices.end()) {
+        throw CLI::ValidationError(flag,
+                                   fmt::format("'{}' is not one of {}", text, names(choices)));
+      }
+      target = found->second;
+    };
+    command_.add_option_function<std::string>(flag, choose, help)->group(name_);
   }
   void toggle(const std::string& flag, bool& target, const std::string& help) {
     command_.add_flag(flag, target, help)->group(name_);
@@ -68,11 +81,11 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
           "auto, cpu, cuda or cuda:N (default: auto)")
       ->group("Model and machine");
   group.value("--threads", engine.threads, "CPU threads (default: one per core)")
-      ->check(CLI::Range(1, 1024));
+      ->check(between(1, 1024));
   group.choice("--arithmetic", engine.arithmetic, kArithmetics,
                "exact (F32, as transformers), fast (BF16) or auto: exact on the CPU, fast on CUDA");
   group.value("--context", engine.context, "most tokens of a prompt and its answer")
-      ->check(CLI::Range(int64_t{16}, int64_t{1} << 20));
+      ->check(between(int64_t{16}, int64_t{1} << 20));
   group.value("--vram", engine.memory_cap_bytes, "hard cap on device memory, as 6.5GiB")
       ->transform(CLI::AsSizeValue(false));
   group.choice("--kv", engine.kv_format, kKvFormats, "KV cache: auto, f32, bf16 or fp8");
@@ -89,27 +102,27 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
 void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
   FlagGroup group(command, "Sampling (default: the checkpoint's generation_config.json)");
   group.value("--max-tokens", sampling.max_tokens, "most tokens of the answer (default: 256)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(between(1, 1 << 20));
   group.value("--temperature", sampling.temperature, "0 always takes the most likely token")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(between(0.0, 100.0));
   group.value("--top-k", sampling.top_k, "keep the k most likely tokens; 0: all")
       ->check(CLI::NonNegativeNumber);
   group.value("--top-p", sampling.top_p, "keep the smallest set of this probability")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(between(0.0, 1.0));
   group.value("--min-p", sampling.min_p, "drop tokens under this share of the most likely one")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(between(0.0, 1.0));
   group.value("--repetition-penalty", sampling.repetition_penalty, "prompt and answer; 1: off")
-      ->check(CLI::Range(0.01, 10.0));
+      ->check(between(0.01, 10.0));
   group.value("--presence-penalty", sampling.presence_penalty, "over the answer; 0: off")
-      ->check(CLI::Range(-2.0, 2.0));
+      ->check(between(-2.0, 2.0));
   group.value("--frequency-penalty", sampling.frequency_penalty, "over the answer; 0: off")
-      ->check(CLI::Range(-2.0, 2.0));
+      ->check(between(-2.0, 2.0));
   group.value("--seed", sampling.seed, "equal seeds give equal answers");
   group.value("--stop", sampling.stop, "end the answer before this text; may be repeated")
       ->take_all();
   group.toggle("--ignore-eos", sampling.ignore_eos, "go on to --max-tokens");
   group.value("--logprobs", sampling.logprobs, "with --json: log-probabilities, N alternatives")
-      ->check(CLI::Range(0, 20));
+      ->check(between(0, 20));
   group.toggle("!--no-loop-guard", sampling.loop_guard, "let a repeating answer go on");
   group.value("--thinking-budget", sampling.thinking_budget, "most tokens of reasoning")
       ->check(CLI::NonNegativeNumber);

@@ -29,8 +29,7 @@ int main(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // CLI11 prints help and version on standard output, mistakes on standard error.
-    return program.exit(error) == 0 ? 0 : 2;
+    return glimpse::report_flags(program, error);
   } catch (const glimpse::Error& error) {
     glimpse::report(error);
     return glimpse::exit_code(error.code());

@@ -58,6 +58,10 @@ Patches resized(const LoadedModel& model, const Picture& picture, const RgbImage
       picture.min_pixels > 0 ? picture.min_pixels : std::min(shape.min_pixels, max_pixels);
   const ImageProcessor processor(model.files.pictures);
   Patches patches = processor.process(image, min_pixels, max_pixels);
+  // Scaling up to a minimum rounds up, over the maximum where the two are near each other.
+  if (patches.grid.num_patches() > shape.max_picture_patches && max_pixels <= shape.max_pixels) {
+    patches = processor.process(image, 1, max_pixels);
+  }
   if (patches.grid.num_patches() > shape.max_picture_patches) {
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("{}: {} x {} pixels after resizing are more than this engine's {}",

@@ -91,6 +91,13 @@ class Caption(unittest.TestCase):
         small = json.loads(result.stdout)["stats"]["pictures"][0]
         self.assertLessEqual(small["resized_width"] * small["resized_height"], 90000)
 
+    def test_the_maximum_area_wins_over_rounding_up_to_the_minimum(self):
+        # 300 x 200 scaled up to 65536 pixels is 320 x 224 after rounding: more than the maximum.
+        result = run("caption", PICTURES / "05.png", "--max-pixels", "65536", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        picture = json.loads(result.stdout)["stats"]["pictures"][0]
+        self.assertLessEqual(picture["resized_width"] * picture["resized_height"], 65536)
+
     def test_a_bad_file_among_good_ones_loses_nothing(self):
         with tempfile.TemporaryDirectory() as folder:
             bad = pathlib.Path(folder) / "bad.png"

@@ -167,8 +167,17 @@ class Errors(unittest.TestCase):
     def test_an_unknown_flag(self):
         self.fails(2, ["--frobnicate"], "caption", PICTURES / "00.png", "--frobnicate")
 
+    def test_a_misspelt_flag_or_command_is_told_its_name(self):
+        self.fails(2, ["'--temperatur'", "did you mean --temperature?"], "caption", "x.png",
+                   "--temperatur=3")
+        self.fails(2, ["'capton'", "did you mean caption?"], "capton", "x.png")
+        self.fails(2, ["a command is missing"])
+
+    def test_a_choice_lists_what_there_is(self):
+        self.fails(2, ["q4", "bf16", "fp8"], "caption", "x.png", "--kv", "q4")
+
     def test_a_flag_out_of_range(self):
-        self.fails(2, ["--temperature"], "caption", PICTURES / "00.png", "--temperature", "-1")
+        self.fails(2, ["--temperature", "-1", "0 and 100"], "caption", PICTURES / "00.png", "--temperature", "-1")
 
     def test_no_file_given(self):
         self.fails(2, ["FILE"], "caption")
