@@ -1,0 +1,370 @@
+#include "text/json_schema.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "random_schemas.h"
+#include "test_tokenizers.h"
+#include "text/grammar_constraint.h"
+
+namespace glimpse {
+namespace {
+
+using testing::demo_tokenizer;
+using ::testing::HasSubstr;
+
+const TokenId kStop = demo_tokenizer().find("<|im_end|>");
+
+std::shared_ptr<const TokenIndex> demo_index() {
+  static const auto index =
+      std::make_shared<const TokenIndex>(demo_tokenizer(), demo_tokenizer().vocabulary_size() + 5);
+  return index;
+}
+
+std::shared_ptr<GrammarMasks> masks_of(Grammar grammar) {
+  return std::make_shared<GrammarMasks>(std::move(grammar), demo_index(),
+                                        std::vector<TokenId>{kStop});
+}
+std::shared_ptr<GrammarMasks> masks_of(std::string_view schema) {
+  return masks_of(compile_json_schema(Json::parse(schema)));
+}
+
+/// Whether `text` is a whole answer, byte by byte.
+bool accepts(const Grammar& grammar, std::string_view text) {
+  GrammarMatcher matcher(grammar);
+  GrammarPositions positions = matcher.start();
+  GrammarPositions next;
+  for (const char c : text) {
+    matcher.step(positions, static_cast<uint8_t>(c), next);
+    std::swap(positions, next);
+  }
+  return GrammarMatcher::is_complete(positions);
+}
+bool accepts(std::string_view schema, std::string_view text) {
+  return accepts(compile_json_schema(Json::parse(schema)), text);
+}
+
+void expect_refused(std::string_view schema, ErrorCode code, std::string_view part) {
+  try {
+    static_cast<void>(compile_json_schema(Json::parse(schema)));
+    FAIL() << schema << " was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    EXPECT_THAT(error.what(), HasSubstr(std::string(part)));
+  }
+}
+
+// ---- random answers ---------------------------------------------------------------------------
+
+TEST(JsonSchema, TwoHundredRandomSchemasAlwaysGiveValidJson) {
+  testing::SchemaMaker maker(20261123);
+  for (int i = 0; i < 200; ++i) {
+    const Json schema = maker.document();
+    SCOPED_TRACE(schema.dump());
+    const auto masks = masks_of(compile_json_schema(schema));
+    for (int walk = 0; walk < 3; ++walk) {
+      GrammarConstraint constraint(masks);
+      const std::string text =
+          testing::random_answer(constraint, demo_tokenizer(), kStop, 60 * walk, maker.random(),
+                                 [](std::span<const uint32_t>) {});
+      const Json value = Json::parse(text, nullptr, false);
+      ASSERT_FALSE(value.is_discarded()) << text;
+      ASSERT_TRUE(testing::Validator(schema).accepts(value)) << text;
+    }
+  }
+}
+
+TEST(JsonSchema, AMaskAllowsExactlyTheTokensWhoseBytesTheGrammarFollows) {
+  testing::SchemaMaker maker(7);
+  for (int i = 0; i < 40; ++i) {
+    const Json schema = maker.document();
+    SCOPED_TRACE(schema.dump());
+    const auto masks = masks_of(compile_json_schema(schema));
+    GrammarPositions positions = masks->start();
+    for (int step = 0; step < 40; ++step) {
+      const auto mask = masks->mask(positions);
+      std::vector<TokenId> allowed;
+      for (TokenId token = 0; token < demo_tokenizer().vocabulary_size(); ++token) {
+        const bool follows = !masks->after(positions, token).empty();
+        ASSERT_EQ(testing::is_allowed(*mask, token),
+                  token == kStop ? GrammarMatcher::is_complete(positions) : follows)
+            << demo_tokenizer().token_bytes(token);
+        if (follows) allowed.push_back(token);
+      }
+      if (allowed.empty()) break;
+      positions = masks->after(positions, allowed[maker.below(allowed.size())]);
+    }
+  }
+}
+
+TEST(JsonSchema, AnyObjectIsValidJson) {
+  std::mt19937 random(3);
+  const auto masks = masks_of(compile_any_object());
+  for (int walk = 0; walk < 50; ++walk) {
+    GrammarConstraint constraint(masks);
+    const std::string text = testing::random_answer(constraint, demo_tokenizer(), kStop, 150,
+                                                    random, [](std::span<const uint32_t>) {});
+    EXPECT_TRUE(Json::parse(text, nullptr, false).is_object()) << text;
+  }
+}
+
+TEST(JsonSchema, QwensVocabularyGivesValidJsonToo) {
+  GLIMPSE_REQUIRE_FILE(testing::qwen_tokenizer_path());
+  const Tokenizer tokenizer(testing::qwen_tokenizer_path());
+  const TokenId stop = tokenizer.find("<|im_end|>");
+  const auto index = std::make_shared<const TokenIndex>(tokenizer, 151'936);
+  testing::SchemaMaker maker(99);
+  for (int i = 0; i < 20; ++i) {
+    const Json schema = maker.document();
+    SCOPED_TRACE(schema.dump());
+    GrammarConstraint constraint(std::make_shared<GrammarMasks>(compile_json_schema(schema), index,
+                                                                std::vector<TokenId>{stop}));
+    const std::string text = testing::random_answer(constraint, tokenizer, stop, 60, maker.random(),
+                                                    [](std::span<const uint32_t>) {});
+    ASSERT_TRUE(testing::Validator(schema).accepts(Json::parse(text, nullptr, false))) << text;
+  }
+}
+
+// ---- what each keyword means --------------------------------------------------------------------
+
+TEST(JsonSchema, MembersComeInTheSchemasOrderAndOptionalOnesMayBeLeftOut) {
+  constexpr auto kSchema = R"({"type": "object", "properties": {"a": {"type": "null"},
+    "b": {"type": "null"}, "c": {"type": "null"}}, "required": ["b"]})";
+  EXPECT_TRUE(accepts(kSchema, R"({"a": null, "b": null, "c": null})"));
+  EXPECT_TRUE(accepts(kSchema, R"({"b":null})"));
+  EXPECT_TRUE(accepts(kSchema, "{\n  \"b\": null,\n  \"c\": null\n}"));
+  EXPECT_FALSE(accepts(kSchema, R"({"b": null, "a": null})"));
+  EXPECT_FALSE(accepts(kSchema, R"({"a": null})"));
+  EXPECT_FALSE(accepts(kSchema, R"({"b": null,})"));
+  EXPECT_FALSE(accepts(kSchema, R"({})"));
+  EXPECT_FALSE(accepts(kSchema, R"({"b": null, "d": null})"));
+}
+
+TEST(JsonSchema, RequiredMembersThatAreNotListedMayBeAnything) {
+  EXPECT_TRUE(accepts(R"({"required": ["x"]})", R"({"x": [1, {"y": "z"}]})"));
+  EXPECT_FALSE(accepts(R"({"required": ["x"]})", "{}"));
+  expect_refused(R"({"required": ["x"], "additionalProperties": false})",
+                 ErrorCode::invalid_argument, "no value satisfies");
+}
+
+TEST(JsonSchema, IntegersStayWithinTheirBounds) {
+  const std::string schema = R"({"type": "integer", "minimum": -12, "exclusiveMaximum": 205})";
+  const Grammar grammar = compile_json_schema(Json::parse(schema));
+  for (int i = -300; i <= 300; ++i) {
+    EXPECT_EQ(accepts(grammar, std::to_string(i)), i >= -12 && i < 205) << i;
+  }
+  EXPECT_FALSE(accepts(grammar, "007"));
+  EXPECT_FALSE(accepts(grammar, "1.0"));
+  const Grammar high = compile_json_schema(Json::parse(R"({"type": "integer", "minimum": 98765})"));
+  for (const int i : {0, 9, 98764, 10000, -98766}) EXPECT_FALSE(accepts(high, std::to_string(i)));
+  for (const int i : {98765, 98766, 98770, 99000, 100000}) {
+    EXPECT_TRUE(accepts(high, std::to_string(i))) << i;
+  }
+}
+
+TEST(JsonSchema, NumbersStayWithinTheirBounds) {
+  const Grammar chance =
+      compile_json_schema(Json::parse(R"({"type": "number", "minimum": 0, "maximum": 1})"));
+  for (const char* good : {"0", "1", "0.5", "0.000001", "1.0", "0.99"}) {
+    EXPECT_TRUE(accepts(chance, good)) << good;
+  }
+  for (const char* bad : {"1.1", "-0.5", "2", "1.01", ".5", "1e1", "00"}) {
+    EXPECT_FALSE(accepts(chance, bad)) << bad;
+  }
+  const Grammar open = compile_json_schema(
+      Json::parse(R"({"type": "number", "exclusiveMinimum": -3, "exclusiveMaximum": 2})"));
+  for (const char* good : {"-2.999", "-2", "0", "-0.5", "1.99", "1"}) {
+    EXPECT_TRUE(accepts(open, good)) << good;
+  }
+  for (const char* bad : {"-3", "-3.0", "-3.1", "2", "2.0", "2.1"}) {
+    EXPECT_FALSE(accepts(open, bad)) << bad;
+  }
+}
+
+TEST(JsonSchema, StringsCountCharactersNotBytes) {
+  constexpr auto kSchema = R"({"type": "string", "minLength": 2, "maxLength": 3})";
+  for (const char* good : {R"("ab")", R"("äöü")", R"("🙂🙂")", R"("\n\u00e4")"}) {
+    EXPECT_TRUE(accepts(kSchema, good)) << good;
+  }
+  for (const char* bad : {R"("a")", R"("abcd")", R"("🙂")", "\"a\nb\"", R"("\ud83d\ude42")",
+                          "\"\xC3\"", R"("\x41")"}) {
+    EXPECT_FALSE(accepts(kSchema, bad)) << bad;
+  }
+}
+
+TEST(JsonSchema, WhiteSpaceAndNumbersAreBounded) {
+  EXPECT_TRUE(accepts(R"({"type": "array"})", "[\n    1 ]"));
+  EXPECT_FALSE(accepts(R"({"type": "array"})", "[  1]"));
+  EXPECT_FALSE(accepts(R"({"type": "array"})", "[\n\n1]"));
+  EXPECT_FALSE(accepts(R"({"type": "array"})", "[\n" + std::string(40, ' ') + "1]"));
+  EXPECT_TRUE(accepts(R"({"type": "integer"})", std::string(18, '7')));
+  EXPECT_FALSE(accepts(R"({"type": "integer"})", std::string(19, '7')));
+  EXPECT_TRUE(accepts(R"({"type": "number"})", "-12.5e-3"));
+  EXPECT_FALSE(accepts(R"({"type": "number"})", "1e100"));
+  EXPECT_FALSE(accepts(R"({"type": "number"})", "1."));
+}
+
+TEST(JsonSchema, ChoicesAreWrittenAsTheyStand) {
+  constexpr auto kSchema =
+      R"({"enum": [1, 12, "a", {"b": [null]}], "type": ["integer", "object"]})";
+  for (const char* good : {"1", "12", R"({"b":[null]})"})
+    EXPECT_TRUE(accepts(kSchema, good)) << good;
+  for (const char* bad : {"2", "\"a\"", "121"}) EXPECT_FALSE(accepts(kSchema, bad)) << bad;
+}
+
+// ---- refusals -----------------------------------------------------------------------------------
+
+TEST(JsonSchema, AKeywordThatIsNotSupportedIsNamedWithItsPlace) {
+  expect_refused(R"({"properties": {"a": {"type": "string", "pattern": "x+"}}})",
+                 ErrorCode::unsupported, "at /properties/a: the keyword \"pattern\"");
+  expect_refused(R"({"$ref": "#/$defs/x", "$defs": {"x": {"type": "array", "uniqueItems": true}}})",
+                 ErrorCode::unsupported, "at /$defs/x: the keyword \"uniqueItems\"");
+  for (const char* keyword : {"format", "patternProperties", "not", "if", "multipleOf",
+                              "minProperties", "prefixItems", "contains", "nullable"}) {
+    expect_refused(Json{{keyword, 1}}.dump(), ErrorCode::unsupported, keyword);
+  }
+  expect_refused(R"({"anyOf": [{}], "properties": {}})", ErrorCode::unsupported, "beside");
+  expect_refused(R"({"allOf": [{}, {}]})", ErrorCode::unsupported, "allOf");
+  expect_refused(R"({"$ref": "other.json"})", ErrorCode::unsupported, "another document");
+  expect_refused(R"({"type": "number", "minimum": 0.5})", ErrorCode::unsupported, "minimum");
+  expect_refused(R"({"maxItems": 4000000})", ErrorCode::unsupported, "states");
+}
+
+TEST(JsonSchema, MalformedSchemasAreRefused) {
+  for (const char* schema :
+       {R"(3)", R"({"type": "text"})", R"({"type": []})", R"({"properties": []})",
+        R"({"enum": {}})", R"({"enum": []})", R"({"required": "a"})", R"({"required": [1]})",
+        R"({"anyOf": []})", R"({"minLength": -1})", R"({"minLength": 2, "maxLength": 1})",
+        R"({"$ref": 1})", R"({"minItems": 2, "maxItems": 1})", R"({"$ref": "#/nothing"})",
+        R"({"maxLength": 1e3})", R"({"minLength": 18446744073709551615})", R"({"items": 3})",
+        R"({"type": "integer", "minimum": 2, "maximum": 1})",
+        R"({"type": "number", "minimum": 2, "exclusiveMaximum": 2})"}) {
+    expect_refused(schema, ErrorCode::invalid_argument, "schema");
+  }
+}
+
+TEST(JsonSchema, ASchemaThatNothingSatisfiesIsRefused) {
+  expect_refused("false", ErrorCode::invalid_argument, "no value satisfies");
+  expect_refused(R"({"properties": {"a": {"$ref": "#"}}, "required": ["a"]})",
+                 ErrorCode::invalid_argument, "no value satisfies");
+  expect_refused(R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})", ErrorCode::unsupported,
+                 "refers to itself");
+}
+
+TEST(JsonSchema, RecursionEndsBeforeItIsTooDeepForTheMatcher) {
+  // Every list must hold a list or null: a walk that always goes deeper has to turn back in time.
+  const auto masks = masks_of(
+      R"({"type": "array", "minItems": 1, "items": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}})");
+  GrammarPositions positions = masks->start();
+  std::string text;
+  const TokenId open = demo_tokenizer().find("[");
+  while (!GrammarMatcher::is_complete(positions)) {
+    const auto mask = masks->mask(positions);
+    TokenId token = open;
+    for (const char* next : {"[", "n", "u", "l", "]"}) {
+      token = demo_tokenizer().find(next);
+      if (testing::is_allowed(*mask, token)) break;
+    }
+    positions = masks->after(positions, token);
+    ASSERT_FALSE(positions.empty()) << text;
+    text += demo_tokenizer().token_bytes(token);
+  }
+  EXPECT_FALSE(Json::parse(text, nullptr, false).is_discarded()) << text;
+  EXPECT_GT(text.size(), 60U);
+}
+
+TEST(JsonSchema, AmbiguityBeyondMeasureIsTheSchemasError) {
+  Json schema = {{"$ref", "#/$defs/d0"}};
+  for (int i = 0; i < 40; ++i) {
+    const Json next = {{"$ref", fmt::format("#/$defs/d{}", i + 1)}};
+    const Json in_list = {{"type", "array"}, {"items", next}};
+    schema["$defs"][fmt::format("d{}", i)] = {{"anyOf", {in_list, in_list}}};
+  }
+  schema["$defs"]["d40"] = {{"type", "null"}};
+  const auto walk = [&] {
+    const auto masks = masks_of(compile_json_schema(schema));
+    GrammarPositions positions = masks->start();
+    for (int i = 0; i < 40; ++i) {
+      static_cast<void>(masks->mask(positions));
+      positions = masks->after(positions, demo_tokenizer().find("["));
+    }
+  };
+  try {
+    walk();
+    FAIL() << "it was followed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::unsupported) << error.what();
+  }
+}
+
+// ---- tool calls
+// -----------------------------------------------------------------------------------
+
+const std::vector<ToolSchema> kTools = {
+    {"weather", Json::parse(R"({"type": "object", "properties": {"city": {"type": "string"}},
+                                "required": ["city"], "additionalProperties": false})")},
+    {"now", Json()}};
+
+TEST(ToolCalls, AForcedCallHasItsTagsAndFollowsTheParameters) {
+  const auto masks = masks_of(compile_tool_calls(kTools, demo_tokenizer(), {}));
+  std::mt19937 random(5);
+  const TokenId begin = demo_tokenizer().find("<tool_call>");
+  EXPECT_EQ(testing::allowed_in(*masks->mask(masks->start())), std::vector<TokenId>{begin});
+  for (int walk = 0; walk < 40; ++walk) {
+    GrammarConstraint constraint(masks);
+    const std::string text = testing::random_answer(constraint, demo_tokenizer(), kStop, 40, random,
+                                                    [](std::span<const uint32_t>) {});
+    ASSERT_THAT(text, ::testing::StartsWith("<tool_call>\n{"));
+    ASSERT_THAT(text, ::testing::EndsWith("}\n</tool_call>"));
+    const Json call = Json::parse(text.substr(11, text.size() - 23));
+    ASSERT_TRUE(call["arguments"].is_object()) << text;
+    if (call["name"] == "weather") {
+      ASSERT_TRUE(call["arguments"]["city"].is_string()) << text;
+    } else {
+      ASSERT_EQ(call["name"], "now");
+    }
+  }
+}
+
+TEST(ToolCalls, SeveralMayFollowOneAnotherWhereThatIsWanted) {
+  const std::string call = "\n{\"name\": \"now\", \"arguments\": {}}\n";
+  for (const bool several : {false, true}) {
+    const auto masks = masks_of(compile_tool_calls(kTools, demo_tokenizer(),
+                                                   {.with_first_tag = false, .several = several}));
+    GrammarPositions positions = masks->start();
+    for (const TokenId token : demo_tokenizer().encode(call + "</tool_call>")) {
+      positions = masks->after(positions, token);
+    }
+    EXPECT_TRUE(GrammarMatcher::is_complete(positions));
+    positions = masks->after(positions, demo_tokenizer().find("Ċ"));
+    EXPECT_EQ(positions.empty(), !several);
+  }
+}
+
+TEST(ToolCalls, AnAnnouncedCallIsConstrainedAndTheTextAroundItIsNot) {
+  const auto masks =
+      masks_of(compile_tool_calls(kTools, demo_tokenizer(), {.with_first_tag = false}));
+  const TokenId begin = demo_tokenizer().find("<tool_call>");
+  const auto call =
+      demo_tokenizer().encode("\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>");
+  for (const auto passages :
+       {TriggeredConstraint::Passages::any_number, TriggeredConstraint::Passages::at_most_one}) {
+    TriggeredConstraint constraint(masks, begin, passages);
+    constraint.accept(demo_tokenizer().find("a"));
+    EXPECT_TRUE(constraint.mask().empty());
+    constraint.accept(begin);
+    for (const TokenId token : call) {
+      EXPECT_TRUE(testing::is_allowed(constraint.mask(), token));
+      EXPECT_FALSE(testing::is_allowed(constraint.mask(), kStop));
+      constraint.accept(token);
+    }
+    if (passages == TriggeredConstraint::Passages::any_number) {
+      EXPECT_TRUE(constraint.mask().empty());
+    } else {
+      EXPECT_EQ(testing::allowed_in(constraint.mask()), std::vector<TokenId>{kStop});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace glimpse
