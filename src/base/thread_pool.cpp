@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 
 namespace glimpse {
@@ -23,9 +24,22 @@ void relax() {
 #endif
 }
 
-// About 50 us of spinning: longer than the gap between two loops of a step, far shorter than the
-// gap between two requests.
-constexpr int kSpins = 2000;
+// Longer than the gap between two loops of a step, far shorter than the gap between two requests.
+constexpr std::chrono::microseconds kSpinTime{200};
+constexpr int kSpinsPerLook = 32;
+
+// Spins until `done()`, for about `kSpinTime`; whether it came true.
+template <typename Done>
+bool spin_until(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kSpinsPerLook; ++i) {
+      if (done()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
+}
 
 }  // namespace
 
@@ -64,30 +78,39 @@ void ThreadPool::parallel_for(int64_t count, int64_t grain,
   }
   wake_.notify_all();
   run_chunks();
-  while (num_running_.load(std::memory_order_acquire) > 0) relax();
+  const auto done = [this] { return num_running_.load(std::memory_order_acquire) == 0; };
+  // A worker that lost its core to another program needs ours more than we do.
+  while (!spin_until(done)) std::this_thread::yield();
   if (error_) std::rethrow_exception(error_);
 }
 
+// Chunks shrink towards the end: the first ones are long, so that each thread reads its part of a
+// weight as one stream, the last ones even out what the threads took.
 void ThreadPool::run_chunks() noexcept {
+  const int64_t shares = 2 * num_threads();
+  int64_t first = next_.load(std::memory_order_relaxed);
   for (;;) {
-    const int64_t first = next_.fetch_add(grain_, std::memory_order_relaxed);
     if (first >= count_) return;
+    const int64_t share = (count_ - first) / shares / grain_ * grain_;
+    const int64_t last = std::min(first + std::max(share, grain_), count_);
+    if (!next_.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
     try {
-      (*body_)(first, std::min(first + grain_, count_));
+      (*body_)(first, last);
     } catch (...) {
       const std::lock_guard lock(mutex_);
       if (!error_) error_ = std::current_exception();
     }
+    first = next_.load(std::memory_order_relaxed);
   }
 }
 
 void ThreadPool::work() {
   uint64_t seen = 0;
   for (;;) {
-    for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+    const auto has_news = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+    if (!spin_until(has_news)) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+      wake_.wait(lock, has_news);
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stopping_) return;

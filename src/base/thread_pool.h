@@ -23,8 +23,9 @@ class ThreadPool {
 
   [[nodiscard]] int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(first, last) for chunks of [0, count) of at least `grain` items (the last may be
-  /// smaller), taken dynamically, and returns when all are done. The first exception is rethrown.
+  /// Calls body(first, last) for chunks of [0, count), taken dynamically, and returns when all are
+  /// done. A chunk is a multiple of `grain` items, the last one may be smaller. The first exception
+  /// is rethrown.
   void parallel_for(int64_t count, int64_t grain,
                     const std::function<void(int64_t first, int64_t last)>& body);
 

@@ -1,9 +1,11 @@
 // Linear layers on the CPU. Few rows (decoding): every weight is read once from where the file is
 // mapped and multiplied in registers. Many rows: 128 columns of a panel of weight rows (one FP8
-// scale) are widened and packed once into a thread's cache and multiplied with all activations.
+// scale) are widened and packed once into a thread's cache and multiplied with all activations,
+// while the next ones come from memory.
 #include <algorithm>
 #include <vector>
 
+#include "cpu/aligned_vector.h"
 #include "cpu/elements.h"
 #include "cpu/fast_backend.h"
 #include "cpu/kernels.h"
@@ -13,15 +15,13 @@ namespace {
 
 using cpu::kPanelRows;
 
-// Weight rows multiplied as they lie: a multiple of the tiles' six; 24 rows of 2048 floats stay in
-// L2.
-constexpr int64_t kStripRows = 24;
 // Activation rows whose sums (256 bytes each) stay in L2 while a panel's columns pass by.
 constexpr int64_t kBlockRows = 1024;
-// Rows up to which bf16 and FP8 weights are multiplied straight from the file.
+// Rows up to which weights are multiplied straight from the file.
 constexpr int64_t kDirectRows = 4;
-// Rows from which packing an f32 panel costs less than adding sums across lanes.
-constexpr int64_t kPackedRows = 16;
+// The least that a thread reads at once when it does.
+constexpr int64_t kDirectBytes = 65536;
+constexpr int64_t kCacheLine = 64;
 
 struct Product {
   const Tensor& x;
@@ -36,22 +36,23 @@ const float* scale_row(const LinearPart& part, int64_t row) {
 }
 
 // Adds bias and, where asked, what is there already; `sums` [rows of x, count] from weight row
-// `first` on.
+// `first` on, at most kPanelRows of them.
 void finish(const Product& p, int64_t first_x, int64_t num_x, int64_t first, int64_t count,
             const float* sums, int64_t sums_stride) {
   const float* bias = p.part.bias.empty() ? nullptr : p.part.bias.data<float>() + first;
-  dispatch_activation(p.out.dtype(), [&]<typename To>() {
-    for (int64_t t = 0; t < num_x; ++t) {
-      To* to = row_of<To>(p.out, first_x + t) + p.out_first + first;
-      const float* from = sums + t * sums_stride;
-      for (int64_t n = 0; n < count; ++n) {
-        float value = from[n];
-        if (bias != nullptr) value += bias[n];
-        if (p.add) value += to_float(to[n]);
-        store(value, to[n]);
-      }
+  const int64_t column = p.out_first + first;
+  for (int64_t t = 0; t < num_x; ++t) {
+    const float* from = sums + t * sums_stride;
+    if (p.out.dtype() == DType::f32) {
+      cpu::finish_row(from, bias, p.add, count, row_of<float>(p.out, first_x + t) + column);
+      continue;
     }
-  });
+    BFloat16* to = row_of<BFloat16>(p.out, first_x + t) + column;
+    float row[kPanelRows];
+    if (p.add) cpu::widen_row(to, nullptr, count, row);
+    cpu::finish_row(from, bias, p.add, count, row);
+    cpu::narrow_row(row, count, to);
+  }
 }
 
 // Weight rows widened to f32; columns `first_column` and on.
@@ -70,10 +71,10 @@ void widen_rows(const LinearPart& part, int64_t first, int64_t count, int64_t fi
 // What a thread needs to multiply panels of up to kScaleBlock columns.
 template <typename T>
 struct Panel {
-  std::vector<float> widened = std::vector<float>(kPanelRows * kScaleBlock);
-  std::vector<T> rows = std::vector<T>(kPanelRows * kScaleBlock);
-  std::vector<T> packed = std::vector<T>(kPanelRows * kScaleBlock);
-  std::vector<float> sums;
+  AlignedVector<float> widened = AlignedVector<float>(kPanelRows * kScaleBlock);
+  AlignedVector<T> rows = AlignedVector<T>(kPanelRows * kScaleBlock);
+  AlignedVector<T> packed = AlignedVector<T>(kPanelRows * kScaleBlock);
+  AlignedVector<float> sums;
 
   // Packs columns of `count` weight rows; returns the factor that their sums still want.
   float pack(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
@@ -112,10 +113,23 @@ float Panel<BFloat16>::pack(const LinearPart& part, int64_t first, int64_t count
   return dtype == DType::f8_e4m3 ? scale_row(part, first)[first_column / kScaleBlock] : 1.0F;
 }
 
+// Asks for columns of `count` weight rows: rows are far apart, which no prefetcher of a processor
+// foresees.
+void prefetch(const LinearPart& part, int64_t first, int64_t count, int64_t first_column) {
+  const int64_t width = std::min(kScaleBlock, part.weight.size(1) - first_column);
+  const int64_t bytes = bytes_of(part.weight.dtype());
+  const std::byte* at =
+      part.weight.raw() + (first * part.weight.row_stride() + first_column) * bytes;
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < width * bytes; i += kCacheLine) __builtin_prefetch(at + i, 0, 2);
+    at += part.weight.row_stride() * bytes;
+  }
+}
+
 // Many rows: panel by panel.
 template <typename T>
 void multiply_panels(const Product& p, int64_t first_panel, int64_t last_panel) {
-  Panel<T> panel;
+  thread_local Panel<T> panel;
   const int64_t rows = p.part.weight.size(0);
   const int64_t columns = p.part.weight.size(1);
   const int64_t num_rows = p.x.size(0);
@@ -128,109 +142,127 @@ void multiply_panels(const Product& p, int64_t first_panel, int64_t last_panel) 
       for (int64_t k = 0; k < columns; k += kScaleBlock) {
         const int64_t width = std::min(kScaleBlock, columns - k);
         const float scale = panel.pack(p.part, first, count, k, width);
-        cpu::multiply_panel(row_of<T>(p.x, t) + k, p.x.row_stride(), num_x, panel.packed.data(),
-                            width, scale, k == 0, panel.sums.data());
+        if (k + kScaleBlock < columns) {
+          prefetch(p.part, first, count, k + kScaleBlock);
+        } else if (index + 1 < last_panel) {
+          prefetch(p.part, first + kPanelRows, std::min(kPanelRows, rows - first - kPanelRows), 0);
+        }
+        cpu::multiply_panel(
+            row_of<T>(p.x, t) + k, p.x.row_stride(), num_x, panel.packed.data(), width,
+            {.sums = panel.sums.data(), .count = count, .scale = scale, .first = k == 0});
       }
       finish(p, t, num_x, first, count, panel.sums.data(), kPanelRows);
     }
   }
 }
 
-// Few rows of f32: strips of weight rows widened and multiplied as they lie.
-void multiply_strips(const Product& p, int64_t first_strip, int64_t last_strip) {
-  const int64_t rows = p.part.weight.size(0);
-  const int64_t columns = p.part.weight.size(1);
-  std::vector<float> strip(static_cast<size_t>(kStripRows * columns));
-  float sums[kPackedRows * kStripRows];
-  for (int64_t first = first_strip * kStripRows; first < std::min(rows, last_strip * kStripRows);
-       first += kStripRows) {
-    const int64_t count = std::min(kStripRows, rows - first);
-    widen_rows(p.part, first, count, 0, columns, strip.data());
-    cpu::multiply_f32(row_of<float>(p.x, 0), p.x.row_stride(), p.x.size(0), strip.data(), columns,
-                      count, columns, sums, kStripRows);
-    finish(p, 0, p.x.size(0), first, count, sums, kStripRows);
-  }
-}
-
-// Few rows of bf16: straight from the mapped weights. `x` is interleaved where they are FP8.
-void multiply_direct(const Product& p, const std::vector<BFloat16>& interleaved,
+// Few rows: straight from the mapped weights. bf16 activations are interleaved where those are FP8.
+void multiply_direct(const Product& p, const AlignedVector<BFloat16>& interleaved,
                      int64_t interleaved_stride, int64_t first, int64_t last) {
   const int64_t columns = p.part.weight.size(1);
   const int64_t num_x = p.x.size(0);
-  float sums[kDirectRows * kStripRows];
-  for (int64_t row = first; row < last; row += kStripRows) {
-    const int64_t count = std::min(kStripRows, last - row);
-    if (p.part.weight.dtype() == DType::f8_e4m3) {
-      for (int64_t r = 0; r < count; ++r) {
-        float one[kDirectRows];
+  float sums[kDirectRows * kPanelRows];
+  for (int64_t row = first; row < last; row += kPanelRows) {
+    const int64_t count = std::min(kPanelRows, last - row);
+    for (int64_t r = 0; r < count; ++r) {
+      float one[kDirectRows];
+      const float* scales = scale_row(p.part, row + r);
+      if (p.x.dtype() == DType::f32) {
+        dispatch_weight(p.part.weight.dtype(), [&]<typename W>() {
+          cpu::multiply_row(row_of<float>(p.x, 0), p.x.row_stride(), num_x,
+                            row_of<W>(p.part.weight, row + r), scales, columns, one);
+        });
+      } else if (p.part.weight.dtype() == DType::f8_e4m3) {
         cpu::multiply_fp8_row(interleaved.data(), interleaved_stride, num_x,
-                              row_of<Float8E4M3>(p.part.weight, row + r),
-                              scale_row(p.part, row + r), columns, one);
-        for (int64_t t = 0; t < num_x; ++t) sums[t * kStripRows + r] = one[t];
+                              row_of<Float8E4M3>(p.part.weight, row + r), scales, columns, one);
+      } else {
+        cpu::multiply_bf16_row(row_of<BFloat16>(p.x, 0), p.x.row_stride(), num_x,
+                               row_of<BFloat16>(p.part.weight, row + r), columns, one);
       }
-    } else {
-      cpu::multiply_bf16(row_of<BFloat16>(p.x, 0), p.x.row_stride(), num_x,
-                         row_of<BFloat16>(p.part.weight, row), p.part.weight.row_stride(), count,
-                         columns, sums, kStripRows);
+      for (int64_t t = 0; t < num_x; ++t) sums[t * kPanelRows + r] = one[t];
     }
-    finish(p, 0, num_x, row, count, sums, kStripRows);
+    finish(p, 0, num_x, row, count, sums, kPanelRows);
   }
 }
 
+// f32 and f16 weights are rounded to bf16 before they meet bf16 activations: in panels.
 bool is_direct(const Product& p) {
   const DType dtype = p.part.weight.dtype();
-  return p.x.size(0) <= kDirectRows && (dtype == DType::f8_e4m3 || dtype == DType::bf16);
+  return p.x.size(0) <= kDirectRows &&
+         (p.x.dtype() == DType::f32 || dtype == DType::f8_e4m3 || dtype == DType::bf16);
 }
 
-std::vector<BFloat16> interleave(const Tensor& x, int64_t& stride) {
+AlignedVector<BFloat16> interleave(const Tensor& x, int64_t& stride) {
   const int64_t columns = x.size(1);
   stride = (columns + 63) / 64 * 64;
-  std::vector<BFloat16> out(static_cast<size_t>(stride * x.size(0)));
+  AlignedVector<BFloat16> out(static_cast<size_t>(stride * x.size(0)));
   for (int64_t t = 0; t < x.size(0); ++t) {
     cpu::interleave_for_fp8(row_of<BFloat16>(x, t), columns, out.data() + t * stride);
   }
   return out;
 }
 
+// One loop over groups of weight rows of all products: body(product, first group, last group).
+template <typename Body>
+void for_groups(ThreadPool& pool, const std::vector<Product>& products, int64_t group_rows,
+                int64_t grain, const Body& body) {
+  const auto num_groups = [&](const Product& p) {
+    return (p.part.weight.size(0) + group_rows - 1) / group_rows;
+  };
+  int64_t total = 0;
+  for (const Product& p : products) total += num_groups(p);
+  pool.parallel_for(total, grain, [&](int64_t first, int64_t last) {
+    for (const Product& p : products) {
+      const int64_t count = num_groups(p);
+      if (first < count && last > 0) {
+        body(p, std::max<int64_t>(first, 0), std::min(last, count));
+      }
+      first -= count;
+      last -= count;
+    }
+  });
+}
+
 }  // namespace
 
 void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const Tensor& out,
                               bool add) {
-  const bool bf16 = x.dtype() == DType::bf16 && cpu::has_bf16_dot();
   // Without bf16 products the activations are widened once, which changes no bit of the products.
   std::vector<float> widened;
   Tensor input = x;
-  if (x.dtype() == DType::bf16 && !bf16) {
+  if (x.dtype() == DType::bf16 && !cpu::has_bf16_dot()) {
     widened.resize(static_cast<size_t>(x.num_elements()));
     input = Tensor(widened.data(), DType::f32, Device::cpu, {x.size(0), x.size(1)});
     ReferenceBackend::do_copy(x, input);
   }
-  std::vector<BFloat16> interleaved;
-  int64_t interleaved_stride = 0;
+  const bool bf16 = input.dtype() == DType::bf16;
+  std::vector<Product> direct;
+  std::vector<Product> packed;
+  bool has_fp8 = false;
   int64_t first_column = 0;
   for (const LinearPart& part : weight.parts) {
     const Product p{input, part, out, first_column, add};
-    const int64_t rows = part.weight.size(0);
-    first_column += rows;
-    if (bf16 && is_direct(p)) {
-      if (part.weight.dtype() == DType::f8_e4m3 && interleaved.empty()) {
-        interleaved = interleave(x, interleaved_stride);
-      }
-      const int64_t grain = std::max<int64_t>(kStripRows, 65536 / part.weight.size(1) / 6 * 6);
-      pool_.parallel_for(rows, grain, [&](int64_t first, int64_t last) {
-        multiply_direct(p, interleaved, interleaved_stride, first, last);
-      });
-    } else {
-      const bool packed = bf16 || x.size(0) >= kPackedRows;
-      const int64_t group = packed ? kPanelRows : kStripRows;
-      const int64_t work = x.size(0) * part.weight.size(1) * group;
-      const int64_t grain = std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(work, 1));
-      pool_.parallel_for((rows + group - 1) / group, grain, [&](int64_t first, int64_t last) {
-        if (!packed) return multiply_strips(p, first, last);
-        if (bf16) return multiply_panels<BFloat16>(p, first, last);
-        multiply_panels<float>(p, first, last);
-      });
-    }
+    (is_direct(p) ? direct : packed).push_back(p);
+    first_column += part.weight.size(0);
+    has_fp8 = has_fp8 || part.weight.dtype() == DType::f8_e4m3;
+  }
+  if (!direct.empty()) {
+    int64_t stride = 0;
+    AlignedVector<BFloat16> interleaved;
+    if (bf16 && has_fp8) interleaved = interleave(input, stride);
+    const int64_t grain = std::max<int64_t>(kDirectBytes / x.size(1), 8);
+    for_groups(pool_, direct, 1, grain, [&](const Product& p, int64_t first, int64_t last) {
+      multiply_direct(p, interleaved, stride, first, last);
+    });
+  }
+  if (!packed.empty()) {
+    const int64_t work = x.size(0) * x.size(1) * kPanelRows;
+    const int64_t grain = std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(work, 1));
+    for_groups(pool_, packed, kPanelRows, grain,
+               [&](const Product& p, int64_t first, int64_t last) {
+                 if (bf16) return multiply_panels<BFloat16>(p, first, last);
+                 multiply_panels<float>(p, first, last);
+               });
   }
 }
 

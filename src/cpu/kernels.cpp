@@ -12,6 +12,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
+#include "cpu/widen-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -19,41 +20,7 @@ namespace glimpse::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Floats = hn::ScalableTag<float>;
-using Vector = hn::Vec<Floats>;
-
 // ---- widening ---------------------------------------------------------------------------------
-
-HWY_INLINE Vector widen(Floats, const float* p) {
-  return hn::LoadU(Floats(), p);
-}
-
-HWY_INLINE Vector widen(Floats d, const BFloat16* p) {
-  const hn::Rebind<uint16_t, Floats> d16;
-  const hn::RebindToUnsigned<Floats> d32;
-  const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p));
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-}
-
-HWY_INLINE Vector widen(Floats d, const Float16* p) {
-  const hn::Rebind<uint16_t, Floats> d16;
-  const hn::RebindToUnsigned<Floats> d32;
-  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
-  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(d32, 0x8000U)));
-  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(d32, 0x7FFFU)));
-  const Vector value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112F));
-  return hn::BitCast(d, hn::Or(sign, hn::BitCast(d32, value)));
-}
-
-HWY_INLINE Vector widen(Floats d, const Float8E4M3* p) {
-  const hn::Rebind<uint8_t, Floats> d8;
-  const hn::RebindToUnsigned<Floats> d32;
-  const auto bits = hn::PromoteTo(d32, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(p)));
-  const auto sign = hn::ShiftLeft<24>(hn::And(bits, hn::Set(d32, 0x80U)));
-  const auto magnitude = hn::ShiftLeft<20>(hn::And(bits, hn::Set(d32, 0x7FU)));
-  const Vector value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p120F));
-  return hn::BitCast(d, hn::Or(sign, hn::BitCast(d32, value)));
-}
 
 template <typename W>
 void widen_any(const W* row, const float* scales, int64_t columns, float* out) {
@@ -98,83 +65,24 @@ void narrow_f32_row(const float* row, int64_t columns, BFloat16* out) {
   for (; k < columns; ++k) out[k] = to_bfloat16(row[k]);
 }
 
-// ---- products ---------------------------------------------------------------------------------
+// ---- elementwise ------------------------------------------------------------------------------
 
-// kX x kW dot products side by side: each loaded vector is used kX or kW times.
-template <int kX, int kW>
-HWY_INLINE void tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride,
-                     int64_t columns, float* sums, int64_t sums_stride) {
+void finish_f32_row(const float* from, const float* bias, bool add, int64_t count, float* to) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  Vector acc[kX][kW];
-  for (int i = 0; i < kX; ++i) {
-    for (int j = 0; j < kW; ++j) acc[i][j] = hn::Zero(d);
-  }
-  int64_t k = 0;
-  for (; k + lanes <= columns; k += lanes) {
-    Vector b[kW];
-    for (int j = 0; j < kW; ++j) b[j] = hn::LoadU(d, w + j * w_stride + k);
-    for (int i = 0; i < kX; ++i) {
-      const Vector a = hn::LoadU(d, x + i * x_stride + k);
-      for (int j = 0; j < kW; ++j) acc[i][j] = hn::MulAdd(a, b[j], acc[i][j]);
-    }
-  }
-  for (int i = 0; i < kX; ++i) {
-    for (int j = 0; j < kW; ++j) {
-      float sum = hn::GetLane(hn::SumOfLanes(d, acc[i][j]));
-      for (int64_t tail = k; tail < columns; ++tail) {
-        sum += x[i * x_stride + tail] * w[j * w_stride + tail];
-      }
-      sums[i * sums_stride + j] = sum;
-    }
-  }
-}
-
-template <int kX>
-HWY_INLINE void tile_row(const float* x, int64_t x_stride, const float* w, int64_t w_stride,
-                         int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
-  constexpr int kW = HWY_TARGET <= HWY_AVX3 ? 6 : 3;  // 32 vector registers, or 16
-  int64_t n = 0;
-  for (; n + kW <= num_w; n += kW) {
-    tile<kX, kW>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
-  }
-  for (; n < num_w; ++n) {
-    tile<kX, 1>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
-  }
-}
-
-void multiply_f32_tiles(const float* x, int64_t x_stride, int64_t num_x, const float* w,
-                        int64_t w_stride, int64_t num_w, int64_t columns, float* sums,
-                        int64_t sums_stride) {
-  int64_t t = 0;
-  for (; t + 4 <= num_x; t += 4) {
-    tile_row<4>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
-                sums_stride);
-  }
-  for (; t < num_x; ++t) {
-    tile_row<1>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
-                sums_stride);
-  }
-}
-
-float dot_rows(const float* x, const float* y, int64_t count) {
-  float sum = 0;
-  tile<1, 1>(x, 0, y, 0, count, &sum, 0);
-  return sum;
-}
-
-void add_scaled_row(const float* x, float weight, int64_t count, float* sums) {
-  const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const Vector factor = hn::Set(d, weight);
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, x + i), factor, hn::LoadU(d, sums + i)), d, sums + i);
+    Vector value = hn::LoadU(d, from + i);
+    if (bias != nullptr) value = hn::Add(value, hn::LoadU(d, bias + i));
+    if (add) value = hn::Add(value, hn::LoadU(d, to + i));
+    hn::StoreU(value, d, to + i);
   }
-  for (; i < count; ++i) sums[i] += weight * x[i];
+  for (; i < count; ++i) {
+    float value = from[i];
+    if (bias != nullptr) value += bias[i];
+    to[i] = add ? value + to[i] : value;
+  }
 }
-
-// ---- elementwise ------------------------------------------------------------------------------
 
 void softmax_row(float* scores, int64_t count, int64_t padded, float scale) {
   const Floats d;
@@ -245,10 +153,27 @@ void gelu_tanh_row(float* x, int64_t count) {
   }
 }
 
+float sum_of_squares(const float* x, int64_t count) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  Vector even = hn::Zero(d);
+  Vector odd = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + 2 * lanes <= count; i += 2 * lanes) {
+    const Vector a = hn::LoadU(d, x + i);
+    const Vector b = hn::LoadU(d, x + i + lanes);
+    even = hn::MulAdd(a, a, even);
+    odd = hn::MulAdd(b, b, odd);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+  for (; i < count; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
 void rms_norm_row(const float* x, const float* weight, float epsilon, int64_t count, float* out) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const float mean = dot_rows(x, x, count) / static_cast<float>(count);
+  const float mean = sum_of_squares(x, count) / static_cast<float>(count);
   const float factor = 1.0F / std::sqrt(mean + epsilon);
   const Vector factors = hn::Set(d, factor);
   int64_t i = 0;
@@ -302,9 +227,7 @@ HWY_EXPORT(widen_f16_row);
 HWY_EXPORT(widen_bf16_row);
 HWY_EXPORT(widen_f8_row);
 HWY_EXPORT(narrow_f32_row);
-HWY_EXPORT(multiply_f32_tiles);
-HWY_EXPORT(dot_rows);
-HWY_EXPORT(add_scaled_row);
+HWY_EXPORT(finish_f32_row);
 HWY_EXPORT(softmax_row);
 HWY_EXPORT(silu_mul_row);
 HWY_EXPORT(gelu_tanh_row);
@@ -331,19 +254,11 @@ void widen_row(const Float8E4M3* row, const float* scales, int64_t columns, floa
 void narrow_row(const float* row, int64_t columns, BFloat16* out) {
   HWY_DYNAMIC_DISPATCH(narrow_f32_row)(row, columns, out);
 }
-void multiply_f32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
-                  int64_t num_w, int64_t columns, float* sums, int64_t sums_stride) {
-  HWY_DYNAMIC_DISPATCH(multiply_f32_tiles)
-  (x, x_stride, num_x, w, w_stride, num_w, columns, sums, sums_stride);
+void finish_row(const float* from, const float* bias, bool add, int64_t count, float* to) {
+  HWY_DYNAMIC_DISPATCH(finish_f32_row)(from, bias, add, count, to);
 }
 void softmax(float* scores, int64_t count, int64_t padded, float scale) {
   HWY_DYNAMIC_DISPATCH(softmax_row)(scores, count, padded, scale);
-}
-void add_scaled(const float* x, float weight, int64_t count, float* sums) {
-  HWY_DYNAMIC_DISPATCH(add_scaled_row)(x, weight, count, sums);
-}
-float dot(const float* x, const float* y, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(dot_rows)(x, y, count);
 }
 void silu_mul(const float* gate, const float* up, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, count, out);

@@ -20,23 +20,50 @@ void widen_row(const Float8E4M3* row, const float* scales, int64_t columns, floa
 /// f32 to bf16, rounded to nearest even.
 void narrow_row(const float* row, int64_t columns, BFloat16* out);
 
-/// sums[t, n] = sum over k of x[t, k] * w[n, k], all f32. Strides in elements. Any sizes.
-void multiply_f32(const float* x, int64_t x_stride, int64_t num_x, const float* w, int64_t w_stride,
-                  int64_t num_w, int64_t columns, float* sums, int64_t sums_stride);
+/// sums[t] = sum over k of x[t, k] * (w[k] * scales[k / 128]) for up to 4 rows of x, all in f32.
+/// The weight row is widened in registers and read once. `scales` is null for formats without.
+void multiply_row(const float* x, int64_t x_stride, int64_t num_x, const float* w,
+                  const float* scales, int64_t columns, float* sums);
+void multiply_row(const float* x, int64_t x_stride, int64_t num_x, const Float16* w,
+                  const float* scales, int64_t columns, float* sums);
+void multiply_row(const float* x, int64_t x_stride, int64_t num_x, const BFloat16* w,
+                  const float* scales, int64_t columns, float* sums);
+void multiply_row(const float* x, int64_t x_stride, int64_t num_x, const Float8E4M3* w,
+                  const float* scales, int64_t columns, float* sums);
+/// sums[t, i] += sum over r of weights[t, r] * rows[r, i].
+///   weights [num_x, num_rows], `stride` apart   rows [num_rows, dim]   sums [num_x, dim]
+void mix_rows(const float* weights, int64_t stride, int64_t num_x, const float* rows,
+              int64_t num_rows, int64_t dim, float* sums);
+void mix_rows(const float* weights, int64_t stride, int64_t num_x, const BFloat16* rows,
+              int64_t num_rows, int64_t dim, float* sums);
+void mix_rows(const float* weights, int64_t stride, int64_t num_x, const Float8E4M3* rows,
+              int64_t num_rows, int64_t dim, float* sums);
+/// to = from + bias (where there is one) + to (where `add`).
+void finish_row(const float* from, const float* bias, bool add, int64_t count, float* to);
 
 /// Weight rows side by side in a packed panel: four vectors of 16, times six activation rows.
 inline constexpr int64_t kPanelRows = 64;
 /// panel [columns, kPanelRows] from `num_rows` rows; absent rows become 0.
 void pack_panel(const float* rows, int64_t stride, int64_t num_rows, int64_t columns, float* panel);
-/// sums [num_x, kPanelRows] = scale * (x times the panel), plus what is there unless `first`.
+/// The panel of the transpose: panel [num_rows, kPanelRows] from `columns` columns of the rows.
+void pack_columns(const float* rows, int64_t stride, int64_t num_rows, int64_t columns,
+                  float* panel);
+
+/// Where multiply_panel() leaves sums: at least `count` of kPanelRows columns, rounded up to whole
+/// vectors of 16.
+struct PanelSums {
+  float* sums = nullptr;
+  int64_t stride = kPanelRows;
+  int64_t count = kPanelRows;
+  float scale = 1.0F;
+  bool first = true;  // overwrite what is there; otherwise add to it
+};
+/// sums [num_x, count] = scale * (x [num_x, columns] times the panel), or += that.
 void multiply_panel(const float* x, int64_t x_stride, int64_t num_x, const float* panel,
-                    int64_t columns, float scale, bool first, float* sums);
+                    int64_t columns, const PanelSums& to);
 
 /// out = softmax(scale * scores[0..count)), and zeros from there to `padded`.
 void softmax(float* scores, int64_t count, int64_t padded, float scale);
-/// sums[i] += weight * x[i].
-void add_scaled(const float* x, float weight, int64_t count, float* sums);
-float dot(const float* x, const float* y, int64_t count);
 
 /// x[i] = silu(gate[i]) * up[i].
 void silu_mul(const float* gate, const float* up, int64_t count, float* out);
@@ -52,10 +79,9 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 /// Whether this processor multiplies bf16 directly. Without it, f32 products of widened values
 /// give the same sums up to their order.
 [[nodiscard]] bool has_bf16_dot();
-/// sums[t, n] = sum over k of x[t, k] * w[n, k]. Needs has_bf16_dot().
-void multiply_bf16(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* w,
-                   int64_t w_stride, int64_t num_w, int64_t columns, float* sums,
-                   int64_t sums_stride);
+/// sums[t] = sum over k of x[t, k] * w[k] for up to 4 rows of x. Needs has_bf16_dot().
+void multiply_bf16_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* w,
+                       int64_t columns, float* sums);
 /// One weight row of FP8 times up to 4 activation rows: sums[t] = sum of x[t, k] * w[k], each 128
 /// columns multiplied by their scale. `x` comes from interleave_for_fp8(). Needs has_bf16_dot().
 void multiply_fp8_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const Float8E4M3* w,
@@ -68,7 +94,13 @@ void widen_fp8_row(const Float8E4M3* row, int64_t columns, BFloat16* out);
 /// panel [columns / 2, kPanelRows, 2] from `num_rows` rows; absent rows and columns become 0.
 void pack_panel(const BFloat16* rows, int64_t stride, int64_t num_rows, int64_t columns,
                 BFloat16* panel);
+/// panel [num_rows / 2, kPanelRows, 2] from `columns` columns of the rows.
+void pack_columns(const BFloat16* rows, int64_t stride, int64_t num_rows, int64_t columns,
+                  BFloat16* panel);
 void multiply_panel(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* panel,
-                    int64_t columns, float scale, bool first, float* sums);
+                    int64_t columns, const PanelSums& to);
+/// 16 x 16 floats at a time: the same as the pack_panel() for float, quicker.
+void pack_panel_avx512(const float* rows, int64_t stride, int64_t num_rows, int64_t columns,
+                       float* panel);
 
 }  // namespace glimpse::cpu

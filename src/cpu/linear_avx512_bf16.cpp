@@ -30,58 +30,43 @@ GLIMPSE_TARGET_BF16 inline __m512bh load_pairs(const BFloat16* p, int64_t count)
   return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, p));
 }
 
-template <int kX, int kW>
-GLIMPSE_TARGET_BF16 inline void tile(const BFloat16* x, int64_t x_stride, const BFloat16* w,
-                                     int64_t w_stride, int64_t columns, float* sums,
-                                     int64_t sums_stride) {
-  __m512 acc[kX][kW];
-#pragma GCC unroll 8
-  for (int i = 0; i < kX; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_setzero_ps();
-  }
-  int64_t k = 0;
-  for (; k + 32 <= columns; k += 32) {
-    __m512bh b[kW];
-#pragma GCC unroll 8
-    for (int j = 0; j < kW; ++j) b[j] = load_pairs(w + j * w_stride + k);
-#pragma GCC unroll 8
-    for (int i = 0; i < kX; ++i) {
-      const __m512bh a = load_pairs(x + i * x_stride + k);
-#pragma GCC unroll 8
-      for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
-    }
-  }
-  if (k < columns) {
-    const int64_t left = columns - k;
-    __m512bh b[kW];
-#pragma GCC unroll 8
-    for (int j = 0; j < kW; ++j) b[j] = load_pairs(w + j * w_stride + k, left);
-#pragma GCC unroll 8
-    for (int i = 0; i < kX; ++i) {
-      const __m512bh a = load_pairs(x + i * x_stride + k, left);
-#pragma GCC unroll 8
-      for (int j = 0; j < kW; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kX; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kW; ++j) sums[i * sums_stride + j] = _mm512_reduce_add_ps(acc[i][j]);
-  }
+// Weights of the next pages are on their way while these are multiplied: decoding waits for memory
+// and nothing else.
+constexpr int64_t kPrefetchBytes = 2048;
+
+GLIMPSE_TARGET_BF16 inline void prefetch_ahead(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p) + kPrefetchBytes, _MM_HINT_T0);
 }
 
+// kX dot products of one weight row, in two sums each.
 template <int kX>
-GLIMPSE_TARGET_BF16 void tile_row(const BFloat16* x, int64_t x_stride, const BFloat16* w,
-                                  int64_t w_stride, int64_t num_w, int64_t columns, float* sums,
-                                  int64_t sums_stride) {
-  int64_t n = 0;
-  for (; n + 6 <= num_w; n += 6) {
-    tile<kX, 6>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+GLIMPSE_TARGET_BF16 void bf16_row(const BFloat16* x, int64_t x_stride, const BFloat16* w,
+                                  int64_t columns, float* sums) {
+  __m512 even[kX];
+  __m512 odd[kX];
+#pragma GCC unroll 4
+  for (int t = 0; t < kX; ++t) even[t] = odd[t] = _mm512_setzero_ps();
+  int64_t k = 0;
+  for (; k + 64 <= columns; k += 64) {
+    const __m512bh first = load_pairs(w + k);
+    const __m512bh second = load_pairs(w + k + 32);
+    prefetch_ahead(w + k);
+    prefetch_ahead(w + k + 32);
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) {
+      even[t] = _mm512_dpbf16_ps(even[t], first, load_pairs(x + t * x_stride + k));
+      odd[t] = _mm512_dpbf16_ps(odd[t], second, load_pairs(x + t * x_stride + k + 32));
+    }
   }
-  for (; n < num_w; ++n) {
-    tile<kX, 1>(x, x_stride, w + n * w_stride, w_stride, columns, sums + n, sums_stride);
+  for (; k < columns; k += 32) {
+    const __m512bh rest = load_pairs(w + k, columns - k);
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) {
+      even[t] = _mm512_dpbf16_ps(even[t], rest, load_pairs(x + t * x_stride + k, columns - k));
+    }
   }
+#pragma GCC unroll 4
+  for (int t = 0; t < kX; ++t) sums[t] = _mm512_reduce_add_ps(_mm512_add_ps(even[t], odd[t]));
 }
 
 // High and low byte of the bf16 that equals each e4m3 magnitude: exact, subnormals included.
@@ -124,6 +109,21 @@ struct Fp8Unpacker {
   }
 };
 
+// 64 columns times kX rows, added to `sums`.
+template <int kX>
+GLIMPSE_TARGET_BF16 inline void fp8_step(const Fp8Unpacker& unpacker, __m512i codes,
+                                         const BFloat16* x, int64_t x_stride, __m512 sums[kX]) {
+  __m512i first;
+  __m512i second;
+  unpacker.unpack(codes, first, second);
+#pragma GCC unroll 4
+  for (int t = 0; t < kX; ++t) {
+    const BFloat16* row = x + t * x_stride;
+    sums[t] = _mm512_dpbf16_ps(sums[t], reinterpret_cast<__m512bh>(first), load_pairs(row));
+    sums[t] = _mm512_dpbf16_ps(sums[t], reinterpret_cast<__m512bh>(second), load_pairs(row + 32));
+  }
+}
+
 template <int kX>
 GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Float8E4M3* w,
                                  const float* scales, int64_t columns, float* sums) {
@@ -131,27 +131,26 @@ GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Floa
   __m512 total[kX];
 #pragma GCC unroll 4
   for (int t = 0; t < kX; ++t) total[t] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < columns; k += 128) {
+  int64_t k = 0;
+  for (; k + 128 <= columns; k += 128) {
     __m512 block[kX];
 #pragma GCC unroll 4
     for (int t = 0; t < kX; ++t) block[t] = _mm512_setzero_ps();
-    const int64_t last = std::min(k + 128, columns);
-    for (int64_t c = k; c < last; c += 64) {
-      const int64_t left = columns - c;
-      const __m512i codes = left >= 64 ? _mm512_loadu_si512(w + c)
-                                       : _mm512_maskz_loadu_epi8((uint64_t{1} << left) - 1, w + c);
-      _mm_prefetch(reinterpret_cast<const char*>(w + c) + 1024, _MM_HINT_T0);
-      __m512i first;
-      __m512i second;
-      unpacker.unpack(codes, first, second);
+    fp8_step<kX>(unpacker, _mm512_loadu_si512(w + k), x + k, x_stride, block);
+    fp8_step<kX>(unpacker, _mm512_loadu_si512(w + k + 64), x + k + 64, x_stride, block);
+    prefetch_ahead(w + k);
+    prefetch_ahead(w + k + 64);
+    const __m512 scale = _mm512_set1_ps(scales[k / 128]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kX; ++t) {
-        const BFloat16* row = x + t * x_stride + c;
-        block[t] = _mm512_dpbf16_ps(block[t], reinterpret_cast<__m512bh>(first), load_pairs(row));
-        block[t] =
-            _mm512_dpbf16_ps(block[t], reinterpret_cast<__m512bh>(second), load_pairs(row + 32));
-      }
-    }
+    for (int t = 0; t < kX; ++t) total[t] = _mm512_fmadd_ps(block[t], scale, total[t]);
+  }
+  for (; k < columns; k += 64) {  // the last block, not whole: `x` is padded with zeros
+    const int64_t left = columns - k;
+    const uint64_t mask = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+    __m512 block[kX];
+#pragma GCC unroll 4
+    for (int t = 0; t < kX; ++t) block[t] = _mm512_setzero_ps();
+    fp8_step<kX>(unpacker, _mm512_maskz_loadu_epi8(mask, w + k), x + k, x_stride, block);
     const __m512 scale = _mm512_set1_ps(scales[k / 128]);
 #pragma GCC unroll 4
     for (int t = 0; t < kX; ++t) total[t] = _mm512_fmadd_ps(block[t], scale, total[t]);
@@ -191,39 +190,50 @@ GLIMPSE_TARGET_BF16 inline void transpose_pairs(__m512i rows[16]) {
   }
 }
 
-// kX activation rows times a panel: each pair of x is broadcast to four vectors of weight rows, so
-// the 24 sums need no adding across lanes.
-template <int kX>
+// kX activation rows times kVectors vectors of a panel's rows: each pair of x is broadcast, so the
+// sums (24 of 32 registers) need no adding across lanes.
+template <int kX, int kVectors>
 GLIMPSE_TARGET_BF16 void panel_tile(const BFloat16* x, int64_t x_stride, const BFloat16* panel,
-                                    int64_t columns, float scale, bool first, float* sums) {
-  __m512 acc[kX][4];
+                                    int64_t columns, float* sums, const PanelSums& to) {
+  __m512 acc[kX][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kX; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_setzero_ps();
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = _mm512_setzero_ps();
   }
-  for (int64_t k = 0; k < columns; k += 2) {
-    __m512bh b[4];
+  const auto add_pair = [&](int64_t k, bool is_whole) GLIMPSE_TARGET_BF16 {
+    __m512bh b[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) b[j] = load_pairs(panel + (k * kPanelRows + j * 32));
+    for (int j = 0; j < kVectors; ++j) b[j] = load_pairs(panel + (k * kPanelRows + j * 32));
 #pragma GCC unroll 8
     for (int i = 0; i < kX; ++i) {
-      uint32_t pair = x[i * x_stride + k].bits;  // the last of an odd number stands alone
-      if (k + 1 < columns) std::memcpy(&pair, x + i * x_stride + k, sizeof(pair));
+      uint32_t pair = x[i * x_stride + k].bits;
+      if (is_whole) std::memcpy(&pair, x + i * x_stride + k, sizeof(pair));
       const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(pair)));
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], a, b[j]);
     }
-  }
-  const __m512 factor = _mm512_set1_ps(scale);
+  };
+  for (int64_t k = 0; k + 1 < columns; k += 2) add_pair(k, true);
+  if (columns % 2 != 0) add_pair(columns - 1, false);  // the last of an odd number stands alone
+  const __m512 factor = _mm512_set1_ps(to.scale);
 #pragma GCC unroll 8
   for (int i = 0; i < kX; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      float* to = sums + i * kPanelRows + j * 16;
-      const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
-      _mm512_storeu_ps(to, _mm512_fmadd_ps(acc[i][j], factor, before));
+    for (int j = 0; j < kVectors; ++j) {
+      float* at = sums + i * to.stride + j * 16;
+      const __m512 before = to.first ? _mm512_setzero_ps() : _mm512_loadu_ps(at);
+      _mm512_storeu_ps(at, _mm512_fmadd_ps(acc[i][j], factor, before));
     }
+  }
+}
+
+template <int kX>
+GLIMPSE_TARGET_BF16 void panel_rows(const BFloat16* x, int64_t x_stride, const BFloat16* panel,
+                                    int64_t columns, float* sums, const PanelSums& to) {
+  if (to.count > 48) return panel_tile<kX, 4>(x, x_stride, panel, columns, sums, to);
+  for (int64_t n = 0; n < to.count; n += 16) {
+    panel_tile<kX, 1>(x, x_stride, panel + n * 2, columns, sums + n, to);
   }
 }
 
@@ -236,17 +246,17 @@ bool has_bf16_dot() {
   return has;
 }
 
-GLIMPSE_TARGET_BF16 void multiply_bf16(const BFloat16* x, int64_t x_stride, int64_t num_x,
-                                       const BFloat16* w, int64_t w_stride, int64_t num_w,
-                                       int64_t columns, float* sums, int64_t sums_stride) {
-  int64_t t = 0;
-  for (; t + 4 <= num_x; t += 4) {
-    tile_row<4>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
-                sums_stride);
-  }
-  for (; t < num_x; ++t) {
-    tile_row<1>(x + t * x_stride, x_stride, w, w_stride, num_w, columns, sums + t * sums_stride,
-                sums_stride);
+void multiply_bf16_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* w,
+                       int64_t columns, float* sums) {
+  switch (num_x) {
+    case 1:
+      return bf16_row<1>(x, x_stride, w, columns, sums);
+    case 2:
+      return bf16_row<2>(x, x_stride, w, columns, sums);
+    case 3:
+      return bf16_row<3>(x, x_stride, w, columns, sums);
+    default:
+      return bf16_row<4>(x, x_stride, w, columns, sums);
   }
 }
 
@@ -308,17 +318,52 @@ GLIMPSE_TARGET_BF16 void pack_panel(const BFloat16* rows, int64_t stride, int64_
   }
 }
 
+GLIMPSE_TARGET_BF16 void pack_panel_avx512(const float* rows, int64_t stride, int64_t num_rows,
+                                           int64_t columns, float* panel) {
+  for (int64_t k = 0; k < columns; k += 16) {
+    const int64_t left = std::min<int64_t>(columns - k, 16);
+    const auto mask = static_cast<__mmask16>((1U << left) - 1U);
+    for (int64_t n = 0; n < kPanelRows; n += 16) {
+      __m512i block[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        block[i] = n + i < num_rows ? _mm512_maskz_loadu_epi32(mask, rows + (n + i) * stride + k)
+                                    : _mm512_setzero_si512();
+      }
+      transpose_pairs(block);
+      for (int64_t j = 0; j < left; ++j) {
+        _mm512_storeu_si512(panel + (k + j) * kPanelRows + n, block[j]);
+      }
+    }
+  }
+}
+
+GLIMPSE_TARGET_BF16 void pack_columns(const BFloat16* rows, int64_t stride, int64_t num_rows,
+                                      int64_t columns, BFloat16* panel) {
+  for (int64_t k = 0; k < num_rows; k += 2) {
+    for (int64_t n = 0; n < kPanelRows; n += 16) {
+      const int64_t left = std::clamp<int64_t>(columns - n, 0, 16);
+      const auto mask = static_cast<__mmask16>((1U << left) - 1U);
+      const auto upper = k + 1 < num_rows ? mask : __mmask16{0};
+      const BFloat16* at = rows + k * stride + n;
+      const __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
+      const __m512i second = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(upper, at + stride));
+      _mm512_storeu_si512(panel + k * kPanelRows + n * 2,
+                          _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+    }
+  }
+}
+
 void multiply_panel(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* panel,
-                    int64_t columns, float scale, bool first, float* sums) {
+                    int64_t columns, const PanelSums& to) {
   int64_t t = 0;
   for (; t + 6 <= num_x; t += 6) {
-    panel_tile<6>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
+    panel_rows<6>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
   }
   for (; t + 2 <= num_x; t += 2) {
-    panel_tile<2>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
+    panel_rows<2>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
   }
   if (t < num_x) {
-    panel_tile<1>(x + t * x_stride, x_stride, panel, columns, scale, first, sums + t * kPanelRows);
+    panel_rows<1>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
   }
 }
 
@@ -333,8 +378,7 @@ namespace glimpse::cpu {
 bool has_bf16_dot() {
   return false;
 }
-void multiply_bf16(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, int64_t,
-                   float*, int64_t) {
+void multiply_bf16_row(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, float*) {
   check(false, "this processor has no bf16 products");
 }
 void multiply_fp8_row(const BFloat16*, int64_t, int64_t, const Float8E4M3*, const float*, int64_t,
@@ -350,8 +394,13 @@ void widen_fp8_row(const Float8E4M3*, int64_t, BFloat16*) {
 void pack_panel(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*) {
   check(false, "this processor has no bf16 products");
 }
-void multiply_panel(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, float, bool,
-                    float*) {
+void pack_columns(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*) {
+  check(false, "this processor has no bf16 products");
+}
+void multiply_panel(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, const PanelSums&) {
+  check(false, "this processor has no bf16 products");
+}
+void pack_panel_avx512(const float*, int64_t, int64_t, int64_t, float*) {
   check(false, "this processor has no bf16 products");
 }
 
