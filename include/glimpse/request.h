@@ -60,7 +60,8 @@ struct Request {
   ResponseFormat response_format;
   std::string tools_json;  ///< JSON array of tool definitions in OpenAI's form; or empty
   ToolChoice tool_choice = ToolChoice::automatic;
-  std::string tool_name;  ///< for ToolChoice::named
+  std::string tool_name;            ///< for ToolChoice::named
+  bool parallel_tool_calls = true;  ///< false: at most one call an answer
   bool add_vision_id = false;
   std::string template_arguments_json;  ///< object of further template variables; or empty
 };

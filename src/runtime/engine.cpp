@@ -77,6 +77,9 @@ Engine::Implementation::Implementation(const EngineOptions& options)
   if (model_.text.tokenizer) {
     think_begin_ = model_.text.tokenizer->find("<think>");
     think_end_ = model_.text.tokenizer->find("</think>");
+    const auto words = (static_cast<size_t>(model_.files.config.text.vocab_size) + 31) / 32;
+    thinking_mask_.assign(words, ~uint32_t{0});
+    for (const TokenId eos : model_.files.generation.eos_token_ids) forbid(thinking_mask_, eos);
   }
   counters_.memory = plan.items;
   if (model_.weight_facts.mapped_bytes > 0) {
@@ -254,7 +257,8 @@ std::span<const uint32_t> Engine::Implementation::allowed_tokens(OpenRequest& re
     request.forced_mask[id / kBits] = uint32_t{1} << (id % kBits);
     return request.forced_mask;
   }
-  if (!request.preparation->constraint || request.writer->is_reasoning()) return {};
+  if (!request.preparation->constraint) return {};
+  if (request.writer->is_reasoning()) return thinking_mask_;
   try {
     return request.preparation->constraint->mask();
   } catch (const Error& error) {

@@ -16,6 +16,7 @@
 #include "glimpse/engine.h"
 #include "model/language_model.h"
 #include "model/vision_encoder.h"
+#include "runtime/constraint_factory.h"
 #include "runtime/kv_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/open_request.h"
@@ -88,6 +89,7 @@ class Engine::Implementation {
   EngineOptions options_;
   LoadedModel model_;
   ModelInfo model_info_;
+  ConstraintFactory constraints_{model_};  // the workers'
 
   // Memory, exactly as planned.
   std::optional<Arena> kv_arena_;
@@ -114,6 +116,7 @@ class Engine::Implementation {
   int64_t encoding_patches_ = 0;
   TokenId think_begin_ = -1;
   TokenId think_end_ = -1;
+  TokenMask thinking_mask_;  // of answers that have a form: a thought may not end them
   EngineStatus counters_;
 
   // Shared with callers and workers.

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <random>
 
-#include "runtime/constraint_factory.h"
 #include "runtime/engine_implementation.h"
 #include "runtime/process_memory.h"
 #include "runtime/request_rules.h"
@@ -40,6 +39,7 @@ Error as_error(const std::exception_ptr& exception) {
 
 RequestId Engine::Implementation::submit(Request request, EventCallback on_event) {
   check_sampling(request.sampling);
+  check_answer_form(request);
   check_prompt(model_, request);
   auto open = std::make_unique<OpenRequest>();
   open->on_event = std::move(on_event);
@@ -132,7 +132,8 @@ void Engine::Implementation::prepare(std::shared_ptr<Preparation> preparation, R
     preparation->started = Clock::now();
     try {
       preparation->prompt = prepare_prompt(model_, preparation->request);
-      preparation->constraint = make_constraint(model_, preparation->request);
+      preparation->constraint =
+          constraints_.make(preparation->request, preparation->prompt.ends_in_reasoning);
     } catch (...) {
       preparation->error = as_error(std::current_exception());
     }

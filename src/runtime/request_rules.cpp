@@ -58,6 +58,17 @@ void check_sampling(const SamplingOptions& options) {
   }
 }
 
+void check_answer_form(const Request& request) {
+  const bool has_form = request.response_format.kind != ResponseFormat::Kind::text ||
+                        request.tool_choice == ToolChoice::required ||
+                        request.tool_choice == ToolChoice::named;
+  if (has_form && request.sampling.ignore_eos) {
+    throw Error(ErrorCode::invalid_argument,
+                "ignore_eos goes on after an answer of a given form has ended",
+                "leave out ignore_eos, or the response format and the forced tool call");
+  }
+}
+
 RowSampling resolve_sampling(const SamplingOptions& options, const GenerationConfig& generation,
                              uint64_t fresh_seed) {
   RowSampling row;

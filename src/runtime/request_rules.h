@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "glimpse/options.h"
+#include "glimpse/request.h"
 #include "model/config.h"
 #include "runtime/sampler.h"
 
@@ -11,6 +12,10 @@ namespace glimpse {
 
 /// Throws Error(invalid_argument) naming the option, its value and its range.
 void check_sampling(const SamplingOptions& options);
+
+/// Throws Error(invalid_argument) where an answer of a given form is asked for together with
+/// options that would break it.
+void check_answer_form(const Request& request);
 
 /// Unset fields take the checkpoint's values. `fresh_seed` stands in for an unset seed.
 [[nodiscard]] RowSampling resolve_sampling(const SamplingOptions& options,

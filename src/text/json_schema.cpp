@@ -429,55 +429,17 @@ class Compiler {
   int depth_ = 0;
 };
 
-StateId tag(GrammarBuilder& builder, StateId from, const Tokenizer& tokenizer,
-            const std::string& text) {
-  const TokenId id = tokenizer.find(text);
-  return id >= 0 && tokenizer.is_added(id) ? builder.added_token(from, id)
-                                           : builder.literal(from, text);
-}
-
 }  // namespace
+
+StateId add_json_schema(GrammarBuilder& builder, StateId from, const Json& schema,
+                        const std::string& what) {
+  return Compiler(builder, schema, what).compile(from);
+}
 
 Grammar compile_json_schema(const Json& schema) {
   GrammarBuilder builder;
   const StateId start = builder.new_state();
-  return builder.finish(start, Compiler(builder, schema, "the JSON schema").compile(start));
-}
-
-Grammar compile_any_object() {
-  GrammarBuilder builder;
-  const StateId start = builder.new_state();
-  return builder.finish(start, builder.any_object(start));
-}
-
-Grammar compile_tool_calls(const std::vector<ToolSchema>& tools, const Tokenizer& tokenizer,
-                           const ToolCallForm& form) {
-  GrammarBuilder builder;
-  const StateId start = builder.new_state();
-  const StateId body = builder.new_state();
-  const StateId tool_end = builder.new_state();
-  const StateId first = builder.new_state();
-  builder.jump(start, first);
-  builder.jump(form.with_first_tag ? tag(builder, first, tokenizer, "<tool_call>") : first, body);
-  const StateId opened = builder.literal(body, "\n{\"name\": ");
-  for (const ToolSchema& tool : tools) {
-    const StateId name = builder.new_state();
-    builder.jump(opened, name);
-    const StateId arguments = builder.literal(name, Json(tool.name).dump() + ", \"arguments\": ");
-    const bool is_free = tool.parameters.is_null() || tool.parameters.empty();
-    builder.jump(is_free ? builder.any_object(arguments)
-                         : Compiler(builder, tool.parameters,
-                                    fmt::format("the parameters of tool {}", tool.name))
-                               .compile(arguments),
-                 tool_end);
-  }
-  const StateId closed = tag(builder, builder.literal(tool_end, "}\n"), tokenizer, "</tool_call>");
-  const StateId end = builder.new_state();
-  builder.jump(closed, end);
-  if (form.several) {
-    builder.jump(tag(builder, builder.literal(closed, "\n"), tokenizer, "<tool_call>"), body);
-  }
-  return builder.finish(start, end);
+  return builder.finish(start, add_json_schema(builder, start, schema, "the JSON schema"));
 }
 
 }  // namespace glimpse

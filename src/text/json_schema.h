@@ -3,11 +3,9 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "base/json.h"
 #include "text/grammar.h"
-#include "text/tokenizer.h"
 
 namespace glimpse {
 
@@ -17,20 +15,8 @@ namespace glimpse {
 /// Error(invalid_argument) for a schema that is malformed or that nothing can satisfy.
 [[nodiscard]] Grammar compile_json_schema(const Json& schema);
 
-/// Any JSON object.
-[[nodiscard]] Grammar compile_any_object();
-
-struct ToolSchema {
-  std::string name;
-  Json parameters;  ///< schema of the arguments; null or {}: any object
-};
-struct ToolCallForm {
-  bool with_first_tag = true;  ///< false: the first <tool_call> has been written already
-  bool several = false;        ///< calls may follow one another
-};
-/// <tool_call>\n{"name": "f", "arguments": {...}}\n</tool_call> for one of the tools. The tags are
-/// the tokenizer's own tokens where it has them. Throws as compile_json_schema() does.
-[[nodiscard]] Grammar compile_tool_calls(const std::vector<ToolSchema>& tools,
-                                         const Tokenizer& tokenizer, const ToolCallForm& form);
+/// The same as a fragment of a larger grammar; `what` names the schema in messages.
+[[nodiscard]] StateId add_json_schema(GrammarBuilder& builder, StateId from, const Json& schema,
+                                      const std::string& what);
 
 }  // namespace glimpse

@@ -83,6 +83,7 @@ class Pending {
       answer.tokens.insert(answer.tokens.end(), event.tokens.begin(), event.tokens.end());
       answer.logprobs.insert(answer.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
       if (event.kind == Event::Kind::text) return;
+      answer.tool_calls = event.tool_calls;
       answer.finish_reason = event.finish_reason;
       answer.usage = event.usage;
       answer.timings = event.timings;

@@ -5,6 +5,7 @@
 
 #include "random_schemas.h"
 #include "test_tokenizers.h"
+#include "text/answer_grammar.h"
 #include "text/grammar_constraint.h"
 
 namespace glimpse {
@@ -99,7 +100,8 @@ TEST(JsonSchema, AMaskAllowsExactlyTheTokensWhoseBytesTheGrammarFollows) {
 
 TEST(JsonSchema, AnyObjectIsValidJson) {
   std::mt19937 random(3);
-  const auto masks = masks_of(compile_any_object());
+  const auto masks =
+      masks_of(compile_answer({.value = AnswerForm::Value::any_object}, demo_tokenizer()));
   for (int walk = 0; walk < 50; ++walk) {
     GrammarConstraint constraint(masks);
     const std::string text = testing::random_answer(constraint, demo_tokenizer(), kStop, 150,
@@ -306,7 +308,7 @@ const std::vector<ToolSchema> kTools = {
     {"now", Json()}};
 
 TEST(ToolCalls, AForcedCallHasItsTagsAndFollowsTheParameters) {
-  const auto masks = masks_of(compile_tool_calls(kTools, demo_tokenizer(), {}));
+  const auto masks = masks_of(compile_answer({.tools = kTools}, demo_tokenizer()));
   std::mt19937 random(5);
   const TokenId begin = demo_tokenizer().find("<tool_call>");
   EXPECT_EQ(testing::allowed_in(*masks->mask(masks->start())), std::vector<TokenId>{begin});
@@ -329,8 +331,8 @@ TEST(ToolCalls, AForcedCallHasItsTagsAndFollowsTheParameters) {
 TEST(ToolCalls, SeveralMayFollowOneAnotherWhereThatIsWanted) {
   const std::string call = "\n{\"name\": \"now\", \"arguments\": {}}\n";
   for (const bool several : {false, true}) {
-    const auto masks = masks_of(compile_tool_calls(kTools, demo_tokenizer(),
-                                                   {.with_first_tag = false, .several = several}));
+    const auto masks = masks_of(compile_answer(
+        {.tools = kTools, .several_calls = several, .after_first_tag = true}, demo_tokenizer()));
     GrammarPositions positions = masks->start();
     for (const TokenId token : demo_tokenizer().encode(call + "</tool_call>")) {
       positions = masks->after(positions, token);
@@ -343,7 +345,7 @@ TEST(ToolCalls, SeveralMayFollowOneAnotherWhereThatIsWanted) {
 
 TEST(ToolCalls, AnAnnouncedCallIsConstrainedAndTheTextAroundItIsNot) {
   const auto masks =
-      masks_of(compile_tool_calls(kTools, demo_tokenizer(), {.with_first_tag = false}));
+      masks_of(compile_answer({.tools = kTools, .after_first_tag = true}, demo_tokenizer()));
   const TokenId begin = demo_tokenizer().find("<tool_call>");
   const auto call =
       demo_tokenizer().encode("\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>");
@@ -364,6 +366,22 @@ TEST(ToolCalls, AnAnnouncedCallIsConstrainedAndTheTextAroundItIsNot) {
       EXPECT_EQ(testing::allowed_in(constraint.mask()), std::vector<TokenId>{kStop});
     }
   }
+}
+
+TEST(AnswerGrammar, AValueOrACallMayBeAskedForAndABlankLineMayComeAfterReasoning) {
+  const auto masks = masks_of(compile_answer({.value = AnswerForm::Value::schema,
+                                              .schema = Json::parse(R"({"type": "integer"})"),
+                                              .tools = kTools,
+                                              .after_reasoning = true},
+                                             demo_tokenizer()));
+  const auto mask = masks->mask(masks->start());
+  for (const char* good : {"<tool_call>", "1", "Ċ"}) {
+    EXPECT_TRUE(testing::is_allowed(*mask, demo_tokenizer().find(good))) << good;
+  }
+  for (const char* bad : {"a", "{", "</tool_call>"}) {
+    EXPECT_FALSE(testing::is_allowed(*mask, demo_tokenizer().find(bad))) << bad;
+  }
+  EXPECT_FALSE(testing::is_allowed(*mask, kStop));
 }
 
 }  // namespace
