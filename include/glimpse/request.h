@@ -92,6 +92,13 @@ struct ToolCall {
   std::string arguments_json;
 };
 
+/// A piece of a tool call under way. Pieces of one call have the same index, counted from 0.
+struct ToolCallPiece {
+  int index = 0;
+  std::string name = {};  ///< with the first piece of a call
+  std::string arguments = {};
+};
+
 /// What became of one picture.
 struct PictureUsage {
   int original_width = 0;
@@ -133,9 +140,11 @@ struct Event {
   bool is_reasoning = false;
   std::vector<TokenLogProbs> logprobs;  ///< of the tokens behind `text`
   std::vector<int32_t> tokens;          ///< ids behind `text`
+  /// As they are written where the calls follow a grammar (forced or strict), else whole and last.
+  std::vector<ToolCallPiece> tool_call_pieces;
   // With finished and failed:
   FinishReason finish_reason = FinishReason::stop;
-  std::vector<ToolCall> tool_calls;
+  std::vector<ToolCall> tool_calls;  ///< all pieces, put together
   Usage usage;
   Timings timings;
   std::optional<Error> error;

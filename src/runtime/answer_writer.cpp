@@ -1,6 +1,7 @@
 #include "runtime/answer_writer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/json.h"
 
@@ -13,6 +14,17 @@ constexpr std::string_view kToolCallEnd = "</tool_call>";
 std::string_view without_trailing_newlines(std::string_view text) {
   const size_t last = text.find_last_not_of('\n');
   return text.substr(0, last == std::string_view::npos ? 0 : last + 1);
+}
+
+// Null for what is no call: what a model writes need not be JSON.
+Json parsed_call(std::string_view text) {
+  try {
+    Json call = parse_json(text, "a tool call");
+    const bool is_call = call.is_object() && call.contains("name") && call["name"].is_string();
+    return is_call ? call : Json();
+  } catch (const Error&) {
+    return {};
+  }
 }
 
 }  // namespace
@@ -74,11 +86,16 @@ void AnswerWriter::write(std::string_view text) {
     trims_newlines_ = text.empty();
   }
   if (in_tool_call_) {
-    tool_text_ += text;
-    num_emitted_ += text.size();
+    write_tool_text(text);
   } else {
     buffer_ += text;
   }
+}
+
+void AnswerWriter::write_tool_text(std::string_view text) {
+  tool_text_ += text;
+  num_emitted_ += text.size();
+  if (rules_.calls_follow_grammar) tool_calls_.push(text, tool_pieces_);
 }
 
 // Gives out what no stop string or tool call can take back. True when a stop string was found.
@@ -96,8 +113,7 @@ bool AnswerWriter::flush_safe(std::vector<Event>& events) {
   if (rules_.has_tools) {
     if (const std::optional<size_t> call = tool_marker_.find(buffer_)) {
       in_tool_call_ = true;
-      tool_text_ = buffer_.substr(*call);
-      num_emitted_ += tool_text_.size();
+      write_tool_text(std::string_view(buffer_).substr(*call));
       buffer_.resize(*call);
       length = std::min(length, buffer_.size());
     } else {
@@ -123,24 +139,39 @@ void AnswerWriter::emit(size_t length, std::vector<Event>& events) {
     }
     pending_.pop_front();
   }
-  if (!event.text.empty() || !event.tokens.empty()) events.push_back(std::move(event));
+  event.tool_call_pieces = std::exchange(tool_pieces_, {});
+  if (!event.text.empty() || !event.tokens.empty() || !event.tool_call_pieces.empty()) {
+    events.push_back(std::move(event));
+  }
 }
 
 void AnswerWriter::finish(FinishReason& reason, std::vector<Event>& events,
                           std::vector<ToolCall>& calls) {
   if (decoder_) write(decoder_->finish());
-  if (in_tool_call_) {
+  if (in_tool_call_) finish_tool_calls(reason, calls);
+  for (PendingToken& token : pending_) token.text_end = 0;  // the rest goes with the last event
+  emit(buffer_.size(), events);
+}
+
+void AnswerWriter::finish_tool_calls(FinishReason& reason, std::vector<ToolCall>& calls) {
+  const bool was_read = tool_calls_.follows_form() || !tool_calls_.calls().empty();
+  if (rules_.calls_follow_grammar && was_read) {
+    calls = tool_calls_.calls();
+  } else {
     calls = parse_tool_calls(tool_text_);
+    for (size_t i = 0; i < calls.size(); ++i) {
+      tool_pieces_.push_back({.index = static_cast<int>(i),
+                              .name = calls[i].name,
+                              .arguments = calls[i].arguments_json});
+    }
     if (calls.empty()) {
       buffer_ += tool_text_;  // not a call after all: the caller sees what was said
       num_emitted_ -= tool_text_.size();
-    } else {
-      buffer_.clear();  // the newlines between text and call
-      if (reason == FinishReason::stop) reason = FinishReason::tool_calls;
+      return;
     }
   }
-  for (PendingToken& token : pending_) token.text_end = 0;  // the rest goes with the last event
-  emit(buffer_.size(), events);
+  buffer_.clear();  // the newlines between text and call
+  if (reason == FinishReason::stop && !calls.empty()) reason = FinishReason::tool_calls;
 }
 
 std::vector<ToolCall> parse_tool_calls(std::string_view text) {
@@ -148,17 +179,18 @@ std::vector<ToolCall> parse_tool_calls(std::string_view text) {
   for (size_t begin = text.find(kToolCallBegin); begin != std::string_view::npos;
        begin = text.find(kToolCallBegin, begin)) {
     begin += kToolCallBegin.size();
-    const size_t end = std::min(text.find(kToolCallEnd, begin), text.size());
+    // A tag within a string of the call is no end: the end is where the call is whole.
     Json call;
-    try {
-      call = parse_json(text.substr(begin, end - begin), "a tool call");
-    } catch (const Error&) {
-      return {};  // what a model writes need not be JSON
-    }
-    if (!call.is_object() || !call.contains("name") || !call["name"].is_string()) return {};
+    size_t end = begin;
+    do {
+      end = std::min(text.find(kToolCallEnd, end + 1), text.size());
+      call = parsed_call(text.substr(begin, end - begin));
+    } while (call.is_null() && end < text.size());
+    if (call.is_null()) return {};
     const Json arguments = call.value("arguments", Json::object());
     calls.push_back({call["name"].get<std::string>(),
                      arguments.is_string() ? arguments.get<std::string>() : arguments.dump()});
+    begin = end;
   }
   return calls;
 }

@@ -11,6 +11,7 @@
 #include "glimpse/request.h"
 #include "runtime/loop_guard.h"
 #include "runtime/stop_matcher.h"
+#include "runtime/tool_call_reader.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
@@ -24,6 +25,7 @@ struct AnswerRules {
   int64_t max_tokens = 0;
   bool loop_guard = true;
   bool has_tools = false;
+  bool calls_follow_grammar = false;  // of text/answer_grammar.h
   bool starts_in_reasoning = false;
   TokenId think_begin = -1;  // -1: the model does not reason aloud
   TokenId think_end = -1;
@@ -57,6 +59,8 @@ class AnswerWriter {
   };
 
   void write(std::string_view text);
+  void write_tool_text(std::string_view text);
+  void finish_tool_calls(FinishReason& reason, std::vector<ToolCall>& calls);
   void emit(size_t length, std::vector<Event>& events);
   bool switch_channel(TokenId token, std::vector<Event>& events);
   [[nodiscard]] bool flush_safe(std::vector<Event>& events);
@@ -72,6 +76,8 @@ class AnswerWriter {
   std::string buffer_;      // written, not yet given out
   size_t num_emitted_ = 0;  // bytes given out or dropped
   std::string tool_text_;
+  ToolCallReader tool_calls_;               // where calls follow the grammar
+  std::vector<ToolCallPiece> tool_pieces_;  // for the next event
   std::deque<PendingToken> pending_;
   int64_t num_tokens_ = 0;
   int64_t num_reasoning_tokens_ = 0;

@@ -178,6 +178,7 @@ void Engine::Implementation::finish_preparation(RequestId id, Preparation prepar
                       options.max_tokens, model_.plan.shape.context - sequence.num_prompt_tokens),
                   .loop_guard = options.loop_guard && !options.ignore_eos,
                   .has_tools = has_tools,
+                  .calls_follow_grammar = request->preparation->constraint != nullptr,
                   .starts_in_reasoning = prompt.ends_in_reasoning,
                   .think_begin = think_begin_,
                   .think_end = think_end_,

@@ -199,6 +199,76 @@ TEST_F(AnswerWriterTest, ABrokenToolCallIsGivenOutAsText) {
   EXPECT_EQ(written.text, "<tool_call>{\"name\":</tool_call>");
 }
 
+TEST_F(AnswerWriterTest, ATagWithinAStringDoesNotEndACall) {
+  const auto calls = parse_tool_calls(
+      "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":\"</tool_call>\"}}</tool_call>\n"
+      "<tool_call>{\"name\":\"g\"}</tool_call>");
+  ASSERT_EQ(calls.size(), 2U);
+  EXPECT_EQ(calls[0].arguments_json, "{\"a\":\"</tool_call>\"}");
+  EXPECT_EQ(calls[1].arguments_json, "{}");
+}
+
+TEST_F(AnswerWriterTest, TheEndOfThinkingIsFollowedByTheCall) {
+  AnswerRules tools = rules();
+  tools.has_tools = true;
+  tools.starts_in_reasoning = true;
+  const Written written =
+      write(tools, "hm</think>\n\n<tool_call>{\"name\":\"f\"}</tool_call><|end|>");
+  EXPECT_EQ(written.reasoning, "hm");
+  EXPECT_EQ(written.text, "");
+  EXPECT_EQ(written.calls.size(), 1U);
+}
+
+constexpr auto kCallsInForm =
+    "Well\n<tool_call>\n{\"name\": \"f \\\"1\\\"\", \"arguments\": {\"x\": [1, {\"y\": "
+    "\"}]\\\"\"}]}}\n"
+    "</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
+
+TEST_F(AnswerWriterTest, CallsThatFollowTheGrammarComePieceByPiece) {
+  AnswerRules tools = rules();
+  tools.has_tools = true;
+  tools.calls_follow_grammar = true;
+  AnswerWriter writer(tools);
+  std::vector<Event> events;
+  for (const TokenId token : tokenizer_.encode(kCallsInForm)) {
+    ASSERT_FALSE(writer.push(token, std::nullopt, events));
+  }
+  std::vector<std::string> names(2);
+  std::vector<std::string> arguments(2);
+  size_t num_pieces = 0;
+  const size_t num_before_end = events.size();
+  FinishReason reason = FinishReason::stop;
+  std::vector<ToolCall> calls;
+  writer.finish(reason, events, calls);
+  for (const Event& event : events) {
+    for (const ToolCallPiece& piece : event.tool_call_pieces) {
+      names[static_cast<size_t>(piece.index)] += piece.name;
+      arguments[static_cast<size_t>(piece.index)] += piece.arguments;
+      ++num_pieces;
+    }
+  }
+  EXPECT_EQ(reason, FinishReason::tool_calls);
+  EXPECT_EQ(names, (std::vector<std::string>{"f \"1\"", "g"}));
+  EXPECT_EQ(arguments, (std::vector<std::string>{"{\"x\": [1, {\"y\": \"}]\\\"\"}]}", "{}"}));
+  EXPECT_GT(num_pieces, 4U);
+  EXPECT_GT(num_before_end, 4U);
+  ASSERT_EQ(calls.size(), 2U);
+  EXPECT_EQ(calls[0].name, names[0]);
+  EXPECT_EQ(calls[0].arguments_json, arguments[0]);
+}
+
+TEST_F(AnswerWriterTest, ACallThatIsCutKeepsWhatItHasOfItsArguments) {
+  AnswerRules tools = rules();
+  tools.has_tools = true;
+  tools.calls_follow_grammar = true;
+  const Written written =
+      write(tools, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": \"lon");
+  ASSERT_EQ(written.calls.size(), 1U);
+  EXPECT_EQ(written.calls[0].arguments_json, "{\"x\": \"lon");
+  EXPECT_EQ(written.reason, FinishReason::length);
+  EXPECT_EQ(written.text, "");
+}
+
 TEST_F(AnswerWriterTest, ARepeatingTailEndsTheAnswer) {
   std::string text = "well,";
   for (int i = 0; i < 100; ++i) text += "again_and_";
