@@ -3,6 +3,7 @@
 // scale) are widened and packed once into a thread's cache and multiplied with all activations,
 // while the next ones come from memory.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/aligned_vector.h"
@@ -17,11 +18,14 @@ using cpu::kPanelRows;
 
 // Activation rows whose sums (256 bytes each) stay in L2 while a panel's columns pass by.
 constexpr int64_t kBlockRows = 1024;
+constexpr int64_t kBlockRowsPerChunk = 32;
 // Rows up to which weights are multiplied straight from the file.
 constexpr int64_t kDirectRows = 4;
 // The least that a thread reads at once when it does.
 constexpr int64_t kDirectBytes = 65536;
 constexpr int64_t kCacheLine = 64;
+// Activation rows that meet a panel between two looks after the next one's weights.
+constexpr int64_t kTileRows = 6;
 
 struct Product {
   const Tensor& x;
@@ -55,104 +59,156 @@ void finish(const Product& p, int64_t first_x, int64_t num_x, int64_t first, int
   }
 }
 
-// Weight rows widened to f32; columns `first_column` and on.
-void widen_rows(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
-                int64_t columns, float* out) {
+// Columns of one weight row as what is multiplied. FP8 is exact in bf16: its scale waits for the
+// sums. f32 and f16 are rounded there. `scratch` holds kScaleBlock floats.
+void widen_columns(const LinearPart& part, int64_t row, int64_t first_column, int64_t columns,
+                   float* scratch, BFloat16* out) {
   dispatch_weight(part.weight.dtype(), [&]<typename W>() {
-    for (int64_t r = 0; r < count; ++r) {
-      const float* scales = scale_row(part, first + r);
-      cpu::widen_row(row_of<W>(part.weight, first + r) + first_column,
-                     scales == nullptr ? nullptr : scales + first_column / kScaleBlock, columns,
-                     out + r * columns);
+    const W* from = row_of<W>(part.weight, row) + first_column;
+    if constexpr (std::is_same_v<W, BFloat16>) {
+      std::copy_n(from, columns, out);
+    } else if constexpr (std::is_same_v<W, Float8E4M3>) {
+      cpu::widen_fp8_row(from, columns, out);
+    } else {
+      cpu::widen_row(from, nullptr, columns, scratch);
+      cpu::narrow_row(scratch, columns, out);
     }
   });
 }
 
-// What a thread needs to multiply panels of up to kScaleBlock columns.
-template <typename T>
-struct Panel {
-  AlignedVector<float> widened = AlignedVector<float>(kPanelRows * kScaleBlock);
-  AlignedVector<T> rows = AlignedVector<T>(kPanelRows * kScaleBlock);
-  AlignedVector<T> packed = AlignedVector<T>(kPanelRows * kScaleBlock);
-  AlignedVector<float> sums;
+void widen_columns(const LinearPart& part, int64_t row, int64_t first_column, int64_t columns,
+                   float*, float* out) {
+  const float* scales = scale_row(part, row);
+  if (scales != nullptr) scales += first_column / kScaleBlock;
+  dispatch_weight(part.weight.dtype(), [&]<typename W>() {
+    cpu::widen_row(row_of<W>(part.weight, row) + first_column, scales, columns, out);
+  });
+}
 
-  // Packs columns of `count` weight rows; returns the factor that their sums still want.
-  float pack(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
-             int64_t columns);
+/// A block of up to kScaleBlock columns of a panel's weight rows on its way from memory. Rows are
+/// far apart, which no prefetcher of a processor foresees, and of a burst of requests it drops
+/// most: so a few rows are asked for and a few that have come are widened between two products.
+template <typename T>
+class WeightBlock {
+ public:
+  void begin(const LinearPart& part, int64_t first, int64_t first_column) {
+    part_ = &part;
+    first_ = first;
+    first_column_ = first_column;
+    count_ = std::min(kPanelRows, part.weight.size(0) - first);
+    columns_ = std::min(kScaleBlock, part.weight.size(1) - first_column);
+    num_asked_ = 0;
+    num_widened_ = 0;
+  }
+  void advance(int64_t rows) {
+    const int64_t end = std::min(count_, num_widened_ + rows);
+    const int64_t bytes = bytes_of(part_->weight.dtype());
+    for (; num_asked_ < std::min(count_, end + rows + kRowsAhead); ++num_asked_) {
+      const std::byte* at =
+          part_->weight.raw() +
+          ((first_ + num_asked_) * part_->weight.row_stride() + first_column_) * bytes;
+      for (int64_t i = 0; i < columns_ * bytes; i += kCacheLine) __builtin_prefetch(at + i);
+    }
+    for (; num_widened_ < end; ++num_widened_) {
+      widen_columns(*part_, first_ + num_widened_, first_column_, columns_, scratch_.data(),
+                    rows_.data() + num_widened_ * columns_);
+    }
+  }
+  /// The block as a panel, and the factor that its sums still want: a panel begins at a multiple
+  /// of 64 rows and of kScaleBlock columns, so that it has one scale.
+  float pack(T* panel) {
+    advance(count_);
+    cpu::pack_panel(rows_.data(), columns_, count_, columns_, panel);
+    const bool is_scaled = std::is_same_v<T, float> || part_->scales.empty();
+    return is_scaled ? 1.0F : scale_row(*part_, first_)[first_column_ / kScaleBlock];
+  }
+  [[nodiscard]] int64_t columns() const { return columns_; }
+
+ private:
+  static constexpr int64_t kRowsAhead = 4;
+
+  const LinearPart* part_ = nullptr;
+  int64_t first_ = 0;
+  int64_t first_column_ = 0;
+  int64_t count_ = 0;
+  int64_t columns_ = 0;
+  int64_t num_asked_ = 0;
+  int64_t num_widened_ = 0;
+  AlignedVector<float> scratch_ = AlignedVector<float>(kScaleBlock);
+  AlignedVector<T> rows_ = AlignedVector<T>(kPanelRows * kScaleBlock);
 };
 
-template <>
-float Panel<float>::pack(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
-                         int64_t columns) {
-  widen_rows(part, first, count, first_column, columns, rows.data());
-  cpu::pack_panel(rows.data(), columns, count, columns, packed.data());
-  return 1.0F;
-}
-
-// FP8 is exact in bf16: its scale waits for the sums. f32 and f16 are rounded.
-template <>
-float Panel<BFloat16>::pack(const LinearPart& part, int64_t first, int64_t count,
-                            int64_t first_column, int64_t columns) {
-  const DType dtype = part.weight.dtype();
-  if (dtype == DType::bf16) {
-    cpu::pack_panel(row_of<BFloat16>(part.weight, first) + first_column, part.weight.row_stride(),
-                    count, columns, packed.data());
-    return 1.0F;
-  }
-  if (dtype == DType::f8_e4m3) {
-    for (int64_t r = 0; r < count; ++r) {
-      cpu::widen_fp8_row(row_of<Float8E4M3>(part.weight, first + r) + first_column, columns,
-                         rows.data() + r * columns);
-    }
-  } else {
-    widen_rows(part, first, count, first_column, columns, widened.data());
-    cpu::narrow_row(widened.data(), count * columns, rows.data());
-  }
-  cpu::pack_panel(rows.data(), columns, count, columns, packed.data());
-  // A panel begins at a multiple of 64 rows and a block of columns: it has one scale.
-  return dtype == DType::f8_e4m3 ? scale_row(part, first)[first_column / kScaleBlock] : 1.0F;
-}
-
-// Asks for columns of `count` weight rows: rows are far apart, which no prefetcher of a processor
-// foresees.
-void prefetch(const LinearPart& part, int64_t first, int64_t count, int64_t first_column) {
-  const int64_t width = std::min(kScaleBlock, part.weight.size(1) - first_column);
-  const int64_t bytes = bytes_of(part.weight.dtype());
-  const std::byte* at =
-      part.weight.raw() + (first * part.weight.row_stride() + first_column) * bytes;
-  for (int64_t r = 0; r < count; ++r) {
-    for (int64_t i = 0; i < width * bytes; i += kCacheLine) __builtin_prefetch(at + i, 0, 2);
-    at += part.weight.row_stride() * bytes;
-  }
-}
-
-// Many rows: panel by panel.
+/// What a thread needs to multiply panels; kept from one loop to the next.
 template <typename T>
-void multiply_panels(const Product& p, int64_t first_panel, int64_t last_panel) {
-  thread_local Panel<T> panel;
-  const int64_t rows = p.part.weight.size(0);
+struct PanelScratch {
+  WeightBlock<T> block;
+  AlignedVector<T> packed = AlignedVector<T>(kPanelRows * kScaleBlock);
+  AlignedVector<float> sums;
+};
+
+/// Activation rows in blocks of kScaleBlock columns, each block's rows one behind the other: rows a
+/// power of two apart would share a few sets of the caches.
+template <typename T>
+struct Blocks {
+  int64_t num_rows = 0;
+  AlignedVector<T> values;  // [blocks of columns, num_rows, kScaleBlock]
+
+  [[nodiscard]] const T* block(int64_t first_column) const {
+    return values.data() + first_column * num_rows;
+  }
+  void pack(ThreadPool& pool, const Tensor& x, int64_t first, int64_t count) {
+    const int64_t columns = x.size(1);
+    num_rows = count;
+    values.resize(
+        static_cast<size_t>((columns + kScaleBlock - 1) / kScaleBlock * kScaleBlock * num_rows));
+    pool.parallel_for(num_rows, kBlockRowsPerChunk, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* row = row_of<T>(x, first + t);
+        for (int64_t k = 0; k < columns; k += kScaleBlock) {
+          std::copy_n(row + k, std::min(kScaleBlock, columns - k),
+                      values.data() + k * num_rows + t * kScaleBlock);
+        }
+      }
+    });
+  }
+};
+
+// All of `x` times a packed panel, six rows at a time, while the next block of weights comes.
+template <typename T>
+void multiply_panel(const T* x, int64_t num_x, int64_t columns, float scale, bool first,
+                    PanelScratch<T>& s) {
+  const int64_t tiles = (num_x + kTileRows - 1) / kTileRows;
+  const int64_t rows_a_tile = (kPanelRows + tiles - 1) / tiles;
+  for (int64_t t = 0; t < num_x; t += kTileRows) {
+    s.block.advance(rows_a_tile);
+    cpu::multiply_panel(x + t * kScaleBlock, kScaleBlock, std::min(kTileRows, num_x - t),
+                        s.packed.data(), columns,
+                        {.sums = s.sums.data() + t * kPanelRows, .scale = scale, .first = first});
+  }
+}
+
+// Many rows: panel by panel; `x` holds the rows of p.x from `first_x` on.
+template <typename T>
+void multiply_panels(const Product& p, const Blocks<T>& x, int64_t first_x, int64_t first_panel,
+                     int64_t last_panel) {
+  thread_local PanelScratch<T> s;
   const int64_t columns = p.part.weight.size(1);
-  const int64_t num_rows = p.x.size(0);
-  panel.sums.resize(static_cast<size_t>(std::min(kBlockRows, num_rows) * kPanelRows));
+  s.sums.resize(static_cast<size_t>(x.num_rows * kPanelRows));
+  s.block.begin(p.part, first_panel * kPanelRows, 0);
   for (int64_t index = first_panel; index < last_panel; ++index) {
     const int64_t first = index * kPanelRows;
-    const int64_t count = std::min(kPanelRows, rows - first);
-    for (int64_t t = 0; t < num_rows; t += kBlockRows) {
-      const int64_t num_x = std::min(kBlockRows, num_rows - t);
-      for (int64_t k = 0; k < columns; k += kScaleBlock) {
-        const int64_t width = std::min(kScaleBlock, columns - k);
-        const float scale = panel.pack(p.part, first, count, k, width);
-        if (k + kScaleBlock < columns) {
-          prefetch(p.part, first, count, k + kScaleBlock);
-        } else if (index + 1 < last_panel) {
-          prefetch(p.part, first + kPanelRows, std::min(kPanelRows, rows - first - kPanelRows), 0);
-        }
-        cpu::multiply_panel(
-            row_of<T>(p.x, t) + k, p.x.row_stride(), num_x, panel.packed.data(), width,
-            {.sums = panel.sums.data(), .count = count, .scale = scale, .first = k == 0});
+    for (int64_t k = 0; k < columns; k += kScaleBlock) {
+      const int64_t width = s.block.columns();
+      const float scale = s.block.pack(s.packed.data());
+      if (k + kScaleBlock < columns) {
+        s.block.begin(p.part, first, k + kScaleBlock);
+      } else if (index + 1 < last_panel) {
+        s.block.begin(p.part, first + kPanelRows, 0);
       }
-      finish(p, t, num_x, first, count, panel.sums.data(), kPanelRows);
+      multiply_panel(x.block(k), x.num_rows, width, scale, k == 0, s);
     }
+    finish(p, first_x, x.num_rows, first, std::min(kPanelRows, p.part.weight.size(0) - first),
+           s.sums.data(), kPanelRows);
   }
 }
 
@@ -223,6 +279,22 @@ void for_groups(ThreadPool& pool, const std::vector<Product>& products, int64_t 
   });
 }
 
+template <typename T>
+void multiply_packed(ThreadPool& pool, const std::vector<Product>& products) {
+  const Tensor& x = products.front().x;
+  const int64_t rows = x.size(0);
+  Blocks<T> blocks;
+  for (int64_t first_x = 0; first_x < rows; first_x += kBlockRows) {
+    blocks.pack(pool, x, first_x, std::min(kBlockRows, rows - first_x));
+    const int64_t work = blocks.num_rows * x.size(1) * kPanelRows;
+    const int64_t grain = std::max<int64_t>(1, (1 << 19) / work);
+    for_groups(pool, products, kPanelRows, grain,
+               [&](const Product& p, int64_t first, int64_t last) {
+                 multiply_panels(p, blocks, first_x, first, last);
+               });
+  }
+}
+
 }  // namespace
 
 void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const Tensor& out,
@@ -255,15 +327,9 @@ void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const
       multiply_direct(p, interleaved, stride, first, last);
     });
   }
-  if (!packed.empty()) {
-    const int64_t work = x.size(0) * x.size(1) * kPanelRows;
-    const int64_t grain = std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(work, 1));
-    for_groups(pool_, packed, kPanelRows, grain,
-               [&](const Product& p, int64_t first, int64_t last) {
-                 if (bf16) return multiply_panels<BFloat16>(p, first, last);
-                 multiply_panels<float>(p, first, last);
-               });
-  }
+  if (packed.empty()) return;
+  if (bf16) return multiply_packed<BFloat16>(pool_, packed);
+  multiply_packed<float>(pool_, packed);
 }
 
 void FastCpuBackend::do_linear(Tensor x, const LinearWeight& weight, Tensor out) {

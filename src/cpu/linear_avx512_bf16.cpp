@@ -25,9 +25,15 @@ GLIMPSE_TARGET_BF16 inline __m512bh load_pairs(const void* p) {
   return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
 }
 
+// Loads of a row's end. Only there: a masked load that misses the cache holds up those behind it.
 GLIMPSE_TARGET_BF16 inline __m512bh load_pairs(const BFloat16* p, int64_t count) {
-  const __mmask32 mask = count >= 32 ? 0xFFFFFFFFU : (1U << count) - 1U;
-  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, p));
+  if (count >= 32) return load_pairs(p);
+  return reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16((1U << count) - 1U, p));
+}
+
+GLIMPSE_TARGET_BF16 inline __m512i load_codes(const Float8E4M3* p, int64_t count) {
+  if (count >= 64) return _mm512_loadu_si512(p);
+  return _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, p);
 }
 
 // Weights of the next pages are on their way while these are multiplied: decoding waits for memory
@@ -145,12 +151,10 @@ GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Floa
     for (int t = 0; t < kX; ++t) total[t] = _mm512_fmadd_ps(block[t], scale, total[t]);
   }
   for (; k < columns; k += 64) {  // the last block, not whole: `x` is padded with zeros
-    const int64_t left = columns - k;
-    const uint64_t mask = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
     __m512 block[kX];
 #pragma GCC unroll 4
     for (int t = 0; t < kX; ++t) block[t] = _mm512_setzero_ps();
-    fp8_step<kX>(unpacker, _mm512_maskz_loadu_epi8(mask, w + k), x + k, x_stride, block);
+    fp8_step<kX>(unpacker, load_codes(w + k, columns - k), x + k, x_stride, block);
     const __m512 scale = _mm512_set1_ps(scales[k / 128]);
 #pragma GCC unroll 4
     for (int t = 0; t < kX; ++t) total[t] = _mm512_fmadd_ps(block[t], scale, total[t]);
@@ -289,13 +293,17 @@ GLIMPSE_TARGET_BF16 void widen_fp8_row(const Float8E4M3* row, int64_t columns, B
   const __m512i in_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   for (int64_t k = 0; k < columns; k += 64) {
     const int64_t left = columns - k;
-    const uint64_t mask = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
-    const __m512i codes = _mm512_maskz_loadu_epi8(mask, row + k);
     __m512i first;
     __m512i second;
-    unpacker.unpack(_mm512_permutexvar_epi64(in_order, codes), first, second);
-    _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(mask), first);
-    _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(mask >> 32), second);
+    unpacker.unpack(_mm512_permutexvar_epi64(in_order, load_codes(row + k, left)), first, second);
+    if (left >= 64) {
+      _mm512_storeu_si512(out + k, first);
+      _mm512_storeu_si512(out + k + 32, second);
+    } else {
+      const uint64_t mask = (uint64_t{1} << left) - 1;
+      _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(mask), first);
+      _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(mask >> 32), second);
+    }
   }
 }
 
@@ -303,12 +311,12 @@ GLIMPSE_TARGET_BF16 void pack_panel(const BFloat16* rows, int64_t stride, int64_
                                     int64_t columns, BFloat16* panel) {
   for (int64_t k = 0; k < columns; k += 32) {
     const int64_t left = std::min<int64_t>(columns - k, 32);
-    const __mmask32 mask = left == 32 ? 0xFFFFFFFFU : (1U << left) - 1U;
     for (int64_t n = 0; n < kPanelRows; n += 16) {
       __m512i block[16];
       for (int64_t i = 0; i < 16; ++i) {
-        block[i] = n + i < num_rows ? _mm512_maskz_loadu_epi16(mask, rows + (n + i) * stride + k)
-                                    : _mm512_setzero_si512();
+        block[i] = _mm512_setzero_si512();
+        if (n + i >= num_rows) continue;
+        block[i] = reinterpret_cast<__m512i>(load_pairs(rows + (n + i) * stride + k, left));
       }
       transpose_pairs(block);
       for (int64_t j = 0; j < (left + 1) / 2; ++j) {
@@ -326,8 +334,10 @@ GLIMPSE_TARGET_BF16 void pack_panel_avx512(const float* rows, int64_t stride, in
     for (int64_t n = 0; n < kPanelRows; n += 16) {
       __m512i block[16];
       for (int64_t i = 0; i < 16; ++i) {
-        block[i] = n + i < num_rows ? _mm512_maskz_loadu_epi32(mask, rows + (n + i) * stride + k)
-                                    : _mm512_setzero_si512();
+        block[i] = _mm512_setzero_si512();
+        if (n + i >= num_rows) continue;
+        const float* at = rows + (n + i) * stride + k;
+        block[i] = left == 16 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi32(mask, at);
       }
       transpose_pairs(block);
       for (int64_t j = 0; j < left; ++j) {

@@ -11,7 +11,7 @@ constexpr int64_t kLeastRowsBesideDecoding = 16;
 // While nobody is being answered a large model, whose rows are dear, takes chunks that use its
 // weights well; only a request that has yet to come would notice.
 constexpr double kDearRowMilliseconds = 2;
-constexpr int64_t kLeastDearRowsAlone = 256;
+constexpr int64_t kLeastDearRowsAlone = 512;
 constexpr int64_t kLeastRowsAlone = 32;
 // Weight of the newest measurement.
 constexpr double kNewest = 0.3;
