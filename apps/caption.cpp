@@ -5,12 +5,11 @@
 #include <cstdio>
 #include <deque>
 #include <future>
-#include <iterator>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "command.h"
+#include "picture_inputs.h"
 
 namespace glimpse {
 namespace {
@@ -20,69 +19,6 @@ struct CaptionCommand {
   std::vector<std::string> files;
   std::string prompt = "Describe this image in detail.";
 };
-
-/// A file, or a picture that came through standard input.
-struct Input {
-  std::string name;
-  Picture picture;
-};
-
-bool looks_like_picture(const std::filesystem::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  constexpr std::string_view kExtensions[] = {".jpg", ".jpeg", ".png",  ".webp", ".gif", ".bmp",
-                                              ".tif", ".tiff", ".heic", ".heif", ".avif"};
-  return std::find(std::begin(kExtensions), std::end(kExtensions), extension) !=
-         std::end(kExtensions);
-}
-
-std::vector<std::byte> read_standard_input() {
-  std::vector<std::byte> bytes;
-  std::byte block[1 << 16];
-  size_t count = 0;
-  while ((count = std::fread(block, 1, sizeof(block), stdin)) > 0) {
-    bytes.insert(bytes.end(), block, block + count);
-  }
-  if (bytes.empty()) {
-    throw Error(ErrorCode::bad_picture, "standard input is empty",
-                "pipe a picture in: glimpse caption - < picture.png");
-  }
-  return bytes;
-}
-
-// Directories stand for the pictures in them, by name.
-std::vector<Input> expand(const std::vector<std::string>& files) {
-  std::vector<Input> inputs;
-  for (const std::string& file : files) {
-    if (file == "-") {
-      inputs.push_back({"-", {.bytes = read_standard_input(), .name = "standard input"}});
-      continue;
-    }
-    std::error_code ignored;
-    if (!std::filesystem::is_directory(file, ignored)) {
-      inputs.push_back({file, {.path = file}});
-      continue;
-    }
-    std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(file)) {
-      if (entry.is_regular_file() && looks_like_picture(entry.path())) {
-        found.push_back(entry.path().string());
-      }
-    }
-    if (found.empty()) {
-      throw Error(
-          ErrorCode::not_found, fmt::format("no pictures in the directory {}", file),
-          "name a directory with .jpg, .png, .webp, .gif, .bmp, .tiff, .heic or .avif files");
-    }
-    std::sort(found.begin(), found.end());
-    for (std::string& name : found) {
-      Picture picture{.path = name};
-      inputs.push_back({std::move(name), std::move(picture)});
-    }
-  }
-  return inputs;
-}
 
 Request make_request(const CaptionCommand& command, Picture picture) {
   Request request;
@@ -113,7 +49,7 @@ std::string on_one_line(const std::string& text) {
   return line;
 }
 
-void print_answer(const CaptionCommand& command, const Engine& engine, const Input& input,
+void print_answer(const CaptionCommand& command, const Engine& engine, const PictureInput& input,
                   const Answer& answer) {
   if (command.flags.json) {
     Json value = {{"path", input.name}};
@@ -128,7 +64,7 @@ void print_answer(const CaptionCommand& command, const Engine& engine, const Inp
 }
 
 // One picture: the text is printed as it comes.
-void stream_one(const CaptionCommand& command, Engine& engine, Input& input) {
+void stream_one(const CaptionCommand& command, Engine& engine, PictureInput& input) {
   const bool stream = !command.flags.json;
   const Answer answer =
       engine.answer(make_request(command, std::move(input.picture)), [&](const Event& event) {
@@ -143,7 +79,7 @@ void stream_one(const CaptionCommand& command, Engine& engine, Input& input) {
 }
 
 // Many pictures: a window of requests in flight, answers printed in order.
-int caption_all(const CaptionCommand& command, Engine& engine, std::vector<Input>& inputs) {
+int caption_all(const CaptionCommand& command, Engine& engine, std::vector<PictureInput>& inputs) {
   struct Flight {
     size_t index;
     std::future<Answer> answer;
@@ -175,7 +111,7 @@ int caption_all(const CaptionCommand& command, Engine& engine, std::vector<Input
 }
 
 int run(CaptionCommand& command) {
-  std::vector<Input> inputs = expand(command.files);
+  std::vector<PictureInput> inputs = find_pictures(command.files);
   const std::unique_ptr<Engine> engine = load_engine(command.flags);
   if (inputs.size() > 1) return caption_all(command, *engine, inputs);
   stream_one(command, *engine, inputs.front());

@@ -39,6 +39,10 @@ CLI::Validator between(T least, T most) {
           fmt::format("{} to {}", least, most)};
 }
 
+/// Parts of the same table, for commands without an engine.
+void add_sampling_flags(CLI::App& command, SamplingOptions& sampling);
+void add_output_flags(CLI::App& command, CommonFlags& flags);
+
 /// Loads the engine with a progress bar and notices on standard error (unless --quiet).
 std::unique_ptr<Engine> load_engine(CommonFlags& flags);
 
@@ -74,5 +78,6 @@ void add_chat_command(CLI::App& program, int& result);
 void add_bench_command(CLI::App& program, int& result);
 void add_synth_command(CLI::App& program, int& result);
 void add_serve_command(CLI::App& program, int& result);
+void add_ask_command(CLI::App& program, int& result);
 
 }  // namespace glimpse

@@ -99,6 +99,8 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
       ->check(CLI::PositiveNumber);
 }
 
+}  // namespace
+
 void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
   FlagGroup group(command, "Sampling (default: the checkpoint's generation_config.json)");
   group.value("--max-tokens", sampling.max_tokens, "most tokens of the answer (default: 256)")
@@ -128,16 +130,18 @@ void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
       ->check(CLI::NonNegativeNumber);
 }
 
-}  // namespace
-
-void add_common_flags(CLI::App& command, CommonFlags& flags) {
-  add_model_flags(command, flags.engine);
-  add_sampling_flags(command, flags.sampling);
+void add_output_flags(CLI::App& command, CommonFlags& flags) {
   FlagGroup group(command, "Input and output");
   group.value("--system", flags.system, "system message");
   group.toggle("--stats", flags.stats, "times, tokens and memory on standard error");
   group.toggle("--json", flags.json, "one JSON object per answer on standard output");
   group.toggle("--quiet", flags.quiet, "no progress and no notices");
+}
+
+void add_common_flags(CLI::App& command, CommonFlags& flags) {
+  add_model_flags(command, flags.engine);
+  add_sampling_flags(command, flags.sampling);
+  add_output_flags(command, flags);
 }
 
 }  // namespace glimpse

@@ -125,6 +125,12 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
   app.add_option("--media-root", server.media_root,
                  "folder whose pictures requests may name as file:// URLs (default: none)")
       ->group(group);
+  app.add_option("--allow-picture-host", server.picture_hosts,
+                 "host whose http(s) pictures requests may name, as example.org, *.example.org or "
+                 "host:port; may be repeated; private addresses only as themselves (default: none)")
+      ->take_all()
+      ->delimiter(',')
+      ->group(group);
   app.add_option("--served-model-name", server.served_name, "the model's name in the API")
       ->group(group);
   app.add_option("--max-body", server.max_body_bytes, "largest request, as 32MiB (the default)")

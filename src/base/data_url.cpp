@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include <fmt/format.h>
+#include <openssl/evp.h>
 
 #include "glimpse/error.h"
 
@@ -94,6 +95,22 @@ std::vector<std::byte> decode_data_url(std::string_view url, const DataUrlLimits
     refuse("the data URL is not marked ;base64");
   }
   return decode_base64(url.substr(comma + 1), limits.max_bytes);
+}
+
+std::string encode_data_url(std::span<const std::byte> bytes) {
+  std::string url = "data:application/octet-stream;base64,";
+  const size_t begin = url.size();
+  url.resize(begin + (bytes.size() + 2) / 3 * 4 + 1);  // EVP_EncodeBlock ends with a zero
+  const auto* from = reinterpret_cast<const unsigned char*>(bytes.data());
+  auto* to = reinterpret_cast<unsigned char*>(url.data() + begin);
+  // In pieces of a multiple of three bytes: the length is an int.
+  constexpr size_t kPiece = size_t{3} << 24;
+  for (size_t done = 0; done < bytes.size(); done += kPiece) {
+    to +=
+        ::EVP_EncodeBlock(to, from + done, static_cast<int>(std::min(kPiece, bytes.size() - done)));
+  }
+  url.pop_back();
+  return url;
 }
 
 }  // namespace glimpse

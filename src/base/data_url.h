@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,5 +22,8 @@ struct DataUrlLimits {
 /// Throws Error(invalid_argument). Thread-safe.
 [[nodiscard]] std::vector<std::byte> decode_data_url(std::string_view url,
                                                      const DataUrlLimits& limits = {});
+
+/// "data:application/octet-stream;base64,..." of a file: who decodes it looks at the content.
+[[nodiscard]] std::string encode_data_url(std::span<const std::byte> bytes);
 
 }  // namespace glimpse

@@ -78,11 +78,7 @@ Json timings_json(const Timings& timings) {
           {"total_ms", timings.total}};
 }
 
-// Choices of one prompt share it: it counts once. Each of several prompts counts.
-bool same_prompt(const Answer& a, const Answer& b) {
-  return a.usage.prompt_tokens == b.usage.prompt_tokens;
-}
-
+// Choices of one prompt share it: it counts once.
 Json usage_json(const ApiAnswerHead& head, const std::vector<Answer>& choices) {
   Usage sum;
   Json pictures = Json::array();
@@ -91,7 +87,7 @@ Json usage_json(const ApiAnswerHead& head, const std::vector<Answer>& choices) {
     const Usage& usage = choices[i].usage;
     sum.completion_tokens += usage.completion_tokens;
     sum.reasoning_tokens += usage.reasoning_tokens;
-    if (i > 0 && (is_chat(head) || same_prompt(choices[i], choices[i - 1]))) continue;
+    if (i % head.choices_per_prompt != 0) continue;
     sum.prompt_tokens += usage.prompt_tokens;
     sum.cached_prompt_tokens += usage.cached_prompt_tokens;
     for (const PictureUsage& picture : usage.pictures) {

@@ -18,6 +18,7 @@ struct ApiAnswerHead {
   std::string id;       ///< "chatcmpl-..."
   int64_t created = 0;  ///< seconds since 1970
   std::string model;
+  size_t choices_per_prompt = 1;  ///< that many neighbours of the choices share a prompt
 };
 
 /// "stop", "length", "loop", "tool_calls".

@@ -77,6 +77,7 @@ void multiply(Fields& fields, ApiRequest& request, const RequestRules& rules) {
                                    rules.max_choices));
   }
   request.requests.clear();
+  request.choices_per_prompt = static_cast<size_t>(n);
   for (const Request& prompt : prompts) {
     for (int64_t i = 0; i < n; ++i) {
       request.requests.push_back(prompt);
@@ -249,7 +250,7 @@ ApiRequest parse_chat_request(std::string_view body, const RequestRules& rules) 
   take_chat_sampling(fields, request.sampling);
   const Json* messages = fields.take("messages");
   if (messages == nullptr) fields.refuse("messages", "is missing");
-  request.messages = parse_messages(*messages, rules);
+  request.messages = parse_messages(*messages, rules, result.remote_pictures);
   take_response_format(fields, request);
   const std::vector<std::string> tool_names = take_tools(fields, request);
   take_tool_choice(fields, request, tool_names);

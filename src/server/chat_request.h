@@ -22,12 +22,25 @@ struct RequestRules {
   size_t max_picture_bytes = size_t{32} << 20;
   int max_pictures = 64;
   int max_choices = 32;  ///< prompts times n
+  bool fetches = false;  ///< whether http:// and https:// pictures are taken at all
 };
 
-/// A parsed body. `requests` has one entry for each choice of the answer.
+/// A picture that is still to be fetched, and where it belongs.
+struct RemotePicture {
+  size_t message = 0;
+  size_t part = 0;
+  std::string url;
+  std::string path;  ///< names it in errors
+};
+
+/// A parsed body. `requests` has one entry for each choice of the answer, `choices_per_prompt` (n)
+/// neighbours for each prompt.
 struct ApiRequest {
   std::vector<Request> requests;
-  std::string model;  ///< empty: not given
+  size_t choices_per_prompt = 1;
+  std::vector<RemotePicture>
+      remote_pictures;  ///< of every request alike; their parts have no bytes
+  std::string model;    ///< empty: not given
   bool stream = false;
   bool include_usage = false;  ///< stream_options.include_usage
 };

@@ -75,13 +75,18 @@ void take_pixel_limits(Fields& fields, Picture& picture) {
   if (const auto value = fields.integer("max_pixels", 1, kMostPixels)) picture.max_pixels = *value;
 }
 
-Picture parse_picture(Fields& part, const RequestRules& rules) {
+bool is_remote(const std::string& url) {
+  return url.rfind("http://", 0) == 0 || url.rfind("https://", 0) == 0;
+}
+
+Picture parse_picture(Fields& part, const RequestRules& rules, std::vector<RemotePicture>& remote) {
   const Json* image = part.take("image_url");
   if (image == nullptr) part.refuse("image_url", "is missing");
   Fields fields(*image, part.path_of("image_url"));
   const auto url = fields.text("url");
   if (!url) fields.refuse("url", "is missing");
   Picture picture = parse_picture_url(*url, fields.path_of("url"), rules);
+  if (is_remote(*url)) remote.push_back({.url = *url, .path = picture.name});
   take_pixel_limits(fields, picture);
   const std::string detail = fields.text("detail").value_or("auto");
   if (detail != "low" && detail != "high" && detail != "auto") {
@@ -101,7 +106,7 @@ Picture parse_picture(Fields& part, const RequestRules& rules) {
 }
 
 Part parse_part(const Json& json, const std::string& path, const std::string& role,
-                const RequestRules& rules) {
+                const RequestRules& rules, std::vector<RemotePicture>& remote) {
   Fields fields(json, path);
   const std::string type = fields.text("type").value_or("");
   Part part;
@@ -114,7 +119,7 @@ Part parse_part(const Json& json, const std::string& path, const std::string& ro
       fields.refuse("type",
                     fmt::format("is image_url, which a message of role {} cannot have", role));
     }
-    part.picture = parse_picture(fields, rules);
+    part.picture = parse_picture(fields, rules, remote);
   } else {
     fields.refuse("type", "must be text or image_url");
   }
@@ -123,14 +128,17 @@ Part parse_part(const Json& json, const std::string& path, const std::string& ro
 }
 
 std::vector<Part> parse_content(const Json& content, const std::string& path,
-                                const std::string& role, const RequestRules& rules) {
+                                const std::string& role, const RequestRules& rules,
+                                std::vector<RemotePicture>& remote) {
   if (content.is_string()) return {Part::of_text(content.get<std::string>())};
   if (!content.is_array()) {
     throw RequestError(400, path + " must be a string or an array of parts", path);
   }
   std::vector<Part> parts;
   for (size_t i = 0; i < content.size(); ++i) {
-    parts.push_back(parse_part(content[i], fmt::format("{}[{}]", path, i), role, rules));
+    const size_t known = remote.size();
+    parts.push_back(parse_part(content[i], fmt::format("{}[{}]", path, i), role, rules, remote));
+    if (remote.size() > known) remote.back().part = i;
   }
   return parts;
 }
@@ -152,7 +160,8 @@ std::string parse_tool_calls(const Json& calls, const std::string& path) {
   return calls.empty() ? std::string() : calls.dump();
 }
 
-Message parse_message(const Json& json, const std::string& path, const RequestRules& rules) {
+Message parse_message(const Json& json, const std::string& path, const RequestRules& rules,
+                      std::vector<RemotePicture>& remote) {
   Fields fields(json, path);
   Message message;
   message.role = fields.text("role").value_or("");
@@ -172,7 +181,7 @@ Message parse_message(const Json& json, const std::string& path, const RequestRu
   }
   const Json* content = fields.take("content");
   if (content != nullptr) {
-    message.parts = parse_content(*content, fields.path_of("content"), message.role, rules);
+    message.parts = parse_content(*content, fields.path_of("content"), message.role, rules, remote);
   } else if (message.tool_calls_json.empty()) {
     fields.refuse("content", "is missing");
   }
@@ -192,15 +201,18 @@ Picture parse_picture_url(const std::string& url, const std::string& path,
     }
   }
   if (url.rfind("file://", 0) == 0) return picture_of_file(url, path, rules);
-  if (url.rfind("http://", 0) == 0 || url.rfind("https://", 0) == 0) {
+  if (is_remote(url) && rules.fetches) return {.name = path};
+  if (is_remote(url)) {
     throw RequestError(400, path + " is a remote URL, which this server does not fetch", path,
-                       "send the picture as a data URL");
+                       "send the picture as a data URL, or start the server with "
+                       "--allow-picture-host");
   }
   throw RequestError(400, path + " is not a data URL", path,
                      "send the picture as data:image/png;base64, and its base64");
 }
 
-std::vector<Message> parse_messages(const Json& json, const RequestRules& rules) {
+std::vector<Message> parse_messages(const Json& json, const RequestRules& rules,
+                                    std::vector<RemotePicture>& remote) {
   const std::string name = "messages";
   if (!json.is_array() || json.empty()) {
     throw RequestError(400, "messages must be an array with at least one message", name);
@@ -210,7 +222,9 @@ std::vector<Message> parse_messages(const Json& json, const RequestRules& rules)
   int num_pictures = 0;
   for (size_t i = 0; i < json.size(); ++i) {
     const std::string path = fmt::format("{}[{}]", name, i);
-    messages.push_back(parse_message(json[i], path, rules));
+    const size_t known = remote.size();
+    messages.push_back(parse_message(json[i], path, rules, remote));
+    for (size_t r = known; r < remote.size(); ++r) remote[r].message = i;
     has_system |= messages.back().role == "system";
     for (const Part& part : messages.back().parts) num_pictures += part.picture ? 1 : 0;
     if (num_pictures > rules.max_pictures) {
@@ -221,6 +235,7 @@ std::vector<Message> parse_messages(const Json& json, const RequestRules& rules)
   if (!has_system && !rules.system.empty()) {
     messages.insert(messages.begin(),
                     Message{.role = "system", .parts = {Part::of_text(rules.system)}});
+    for (RemotePicture& picture : remote) ++picture.message;
   }
   return messages;
 }

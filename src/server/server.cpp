@@ -38,6 +38,7 @@ ServiceOptions service_options(const ServerOptions& options) {
                   "name a folder that exists with --media-root");
     }
   }
+  service.fetch.hosts = options.picture_hosts;
   service.api_keys = options.api_keys;
   service.cors_origins = options.cors_origins;
   service.served_name = options.served_name;

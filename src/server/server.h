@@ -17,6 +17,7 @@ struct ServerOptions {
   std::filesystem::path tls_certificate;  ///< PEM; empty: no TLS
   std::filesystem::path tls_key;
   std::filesystem::path media_root;
+  std::vector<std::string> picture_hosts;  ///< as FetchRules::hosts
   std::vector<std::string> api_keys;
   std::vector<std::string> cors_origins;
   std::string served_name;

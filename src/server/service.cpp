@@ -88,12 +88,15 @@ Service::Service(EngineHost& host, ServiceOptions options)
   for (const std::string& key : options_.api_keys) key_digests_.push_back(digest_of(key));
   if (options_.access_log) access_log_ = std::make_unique<AccessLog>();
   options_.rules.max_pixels = host_.model().max_pixels;
+  options_.rules.fetches = !options_.fetch.hosts.empty();
+  options_.fetch.max_bytes = options_.rules.max_picture_bytes;
 }
 
 Service::~Service() = default;
 
 void Service::stop() {
   pool_.join();
+  fetching_.join();
 }
 
 // ---- before the body --------------------------------------------------------------------------
@@ -178,18 +181,24 @@ void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> 
         {"Access-Control-Max-Age", "600"}};
     return exchange->respond(std::move(response));
   }
+  post(pool_, exchange, [this, head = std::move(head), body = std::move(body), exchange] {
+    if (head.path == "/v1/chat/completions") {
+      generate(ApiKind::chat, body, exchange);
+    } else if (head.path == "/v1/completions") {
+      generate(ApiKind::completion, body, exchange);
+    } else {
+      exchange->respond(answer(head.path));
+    }
+  });
+}
+
+void Service::post(boost::asio::thread_pool& pool, std::shared_ptr<Exchange> exchange,
+                   std::function<void()> work) {
   ++num_pending_;
-  boost::asio::post(pool_, [this, head = std::move(head), body = std::move(body),
-                            exchange = std::move(exchange)] {
+  boost::asio::post(pool, [this, exchange = std::move(exchange), work = std::move(work)] {
     --num_pending_;
     try {
-      if (head.path == "/v1/chat/completions") {
-        generate(ApiKind::chat, head, body, exchange);
-      } else if (head.path == "/v1/completions") {
-        generate(ApiKind::completion, head, body, exchange);
-      } else {
-        exchange->respond(answer(head.path));
-      }
+      work();
     } catch (const Error& error) {
       exchange->respond(error_response(error));
     } catch (const std::exception& error) {
@@ -198,7 +207,7 @@ void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> 
   });
 }
 
-void Service::generate(ApiKind kind, const HttpHead&, const std::string& body,
+void Service::generate(ApiKind kind, const std::string& body,
                        const std::shared_ptr<Exchange>& exchange) {
   ApiRequest request = kind == ApiKind::chat ? parse_chat_request(body, options_.rules)
                                              : parse_completion_request(body, options_.rules);
@@ -207,8 +216,29 @@ void Service::generate(ApiKind kind, const HttpHead&, const std::string& body,
     throw RequestError(404, "the model that was asked for is not served here", "model",
                        fmt::format("ask for {} or leave model out", name), "model_not_found");
   }
-  const ApiAnswerHead answer_head{
-      .kind = kind, .id = fresh_id(kind), .created = seconds_since_1970(), .model = name};
+  if (request.remote_pictures.empty()) return start(kind, std::move(request), exchange);
+  post(fetching_, exchange,
+       [this, kind, exchange, request = std::make_shared<ApiRequest>(std::move(request))] {
+         fetch_pictures(*request);
+         start(kind, std::move(*request), exchange);
+       });
+}
+
+void Service::fetch_pictures(ApiRequest& request) const {
+  for (const RemotePicture& remote : request.remote_pictures) {
+    const std::vector<std::byte> bytes = fetch_picture(remote.url, remote.path, options_.fetch);
+    for (Request& choice : request.requests) {
+      choice.messages[remote.message].parts[remote.part].picture->bytes = bytes;
+    }
+  }
+}
+
+void Service::start(ApiKind kind, ApiRequest request, const std::shared_ptr<Exchange>& exchange) {
+  const ApiAnswerHead answer_head{.kind = kind,
+                                  .id = fresh_id(kind),
+                                  .created = seconds_since_1970(),
+                                  .model = model_name(),
+                                  .choices_per_prompt = request.choices_per_prompt};
   const auto generation = std::make_shared<Generation>(
       host_.lease(), exchange, answer_head,
       [this](const GenerationRecord& record) { metrics_.add(record); });

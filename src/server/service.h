@@ -1,5 +1,6 @@
 // The routes of the API: who may call them, with what, and what they answer. Work that takes time
-// (parsing large bodies, loading the model) runs on a small pool, never on an I/O thread.
+// (parsing large bodies, loading the model) runs on a small pool, never on an I/O thread; fetching
+// remote pictures, which only waits, on another.
 #pragma once
 
 #include <atomic>
@@ -17,6 +18,7 @@
 #include "server/engine_host.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/picture_fetcher.h"
 
 namespace glimpse {
 
@@ -25,7 +27,8 @@ struct ServiceOptions {
   std::vector<std::string> api_keys;      ///< empty: nobody is asked for one
   std::vector<std::string> cors_origins;  ///< "*" for any; empty: none
   std::string served_name;                ///< the model's name in the API; empty: the model's own
-  size_t max_pending = 512;               ///< bodies that wait for the pool
+  FetchRules fetch;                       ///< of remote pictures; no hosts: none are fetched
+  size_t max_pending = 512;               ///< bodies that wait for a pool
   bool access_log = true;
 };
 
@@ -56,8 +59,12 @@ class Service final : public HttpHandler {
 
   [[nodiscard]] bool is_authorized(const HttpHead& head) const;
   [[nodiscard]] std::string model_name() const;
-  void generate(ApiKind kind, const HttpHead& head, const std::string& body,
-                const std::shared_ptr<Exchange>& exchange);
+  /// Runs `work` on a pool; what it throws is the answer.
+  void post(boost::asio::thread_pool& pool, std::shared_ptr<Exchange> exchange,
+            std::function<void()> work);
+  void generate(ApiKind kind, const std::string& body, const std::shared_ptr<Exchange>& exchange);
+  void fetch_pictures(ApiRequest& request) const;
+  void start(ApiKind kind, ApiRequest request, const std::shared_ptr<Exchange>& exchange);
   HttpResponse health() const;
   HttpResponse models() const;
   HttpResponse status() const;
@@ -76,6 +83,7 @@ class Service final : public HttpHandler {
   class AccessLog;
   std::unique_ptr<AccessLog> access_log_;
   boost::asio::thread_pool pool_{2};
+  boost::asio::thread_pool fetching_{8};
 };
 
 /// The document of /openapi.json.

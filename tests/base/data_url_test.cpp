@@ -68,5 +68,13 @@ TEST(DecodeDataUrl, ChecksTheSizeAgainstTheLimit) {
   expect_refused("data:;base64,YWJjZA==", "4 bytes, the limit is 3", 3);
 }
 
+TEST(DataUrl, OfAnyLengthComesBack) {
+  for (size_t size = 1; size < 70; ++size) {
+    std::vector<std::byte> bytes(size);
+    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 37 + size);
+    EXPECT_EQ(decode_data_url(encode_data_url(bytes)), bytes) << size;
+  }
+}
+
 }  // namespace
 }  // namespace glimpse
