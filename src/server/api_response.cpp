@@ -106,17 +106,35 @@ Json usage_json(const ApiAnswerHead& head, const std::vector<Answer>& choices) {
 
 // ---- choices ----------------------------------------------------------------------------------
 
-Json tool_calls_json(const ApiAnswerHead& head, size_t choice, const std::vector<ToolCall>& calls,
-                     bool with_index) {
+// Unique within the conversation: the answer's id is.
+std::string call_id(const ApiAnswerHead& head, size_t choice, size_t call) {
+  return fmt::format("call_{}_{}_{}", head.id.substr(head.id.rfind('-') + 1), choice, call);
+}
+
+Json tool_calls_json(const ApiAnswerHead& head, size_t choice, const std::vector<ToolCall>& calls) {
   Json list = Json::array();
   for (size_t i = 0; i < calls.size(); ++i) {
-    Json call = Json::object();
-    if (with_index) call["index"] = i;
-    // Unique within the conversation: the answer's id is.
-    call["id"] = fmt::format("call_{}_{}_{}", head.id.substr(head.id.rfind('-') + 1), choice, i);
-    call["type"] = "function";
-    call["function"] = {{"name", calls[i].name}, {"arguments", calls[i].arguments_json}};
-    list.push_back(std::move(call));
+    list.push_back(
+        {{"id", call_id(head, choice, i)},
+         {"type", "function"},
+         {"function", {{"name", calls[i].name}, {"arguments", calls[i].arguments_json}}}});
+  }
+  return list;
+}
+
+// What does not change stands in a call's first piece only.
+Json tool_call_deltas(const ApiAnswerHead& head, size_t choice,
+                      const std::vector<ToolCallPiece>& pieces) {
+  Json list = Json::array();
+  for (const ToolCallPiece& piece : pieces) {
+    Json delta = {{"index", piece.index}};
+    if (!piece.name.empty()) {
+      delta["id"] = call_id(head, choice, static_cast<size_t>(piece.index));
+      delta["type"] = "function";
+      delta["function"]["name"] = piece.name;
+    }
+    delta["function"]["arguments"] = piece.arguments;
+    list.push_back(std::move(delta));
   }
   return list;
 }
@@ -126,7 +144,7 @@ Json chat_message(const ApiAnswerHead& head, size_t choice, const Answer& answer
   if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
   if (!answer.tool_calls.empty()) {
     if (answer.text.empty()) message["content"] = nullptr;
-    message["tool_calls"] = tool_calls_json(head, choice, answer.tool_calls, false);
+    message["tool_calls"] = tool_calls_json(head, choice, answer.tool_calls);
   }
   return message;
 }
@@ -191,22 +209,23 @@ Json first_chunk(const ApiAnswerHead& head, size_t choice) {
 }
 
 Json text_chunk(const ApiAnswerHead& head, size_t choice, const Event& event) {
-  Json entry =
-      is_chat(head)
-          ? chat_choice(choice,
-                        {{event.is_reasoning ? "reasoning_content" : "content", event.text}})
-          : completion_choice(choice, event.text);
+  Json entry = completion_choice(choice, event.text);
+  if (is_chat(head)) {
+    Json delta = Json::object();
+    if (!event.text.empty() || event.tool_call_pieces.empty()) {
+      delta[event.is_reasoning ? "reasoning_content" : "content"] = event.text;
+    }
+    if (!event.tool_call_pieces.empty()) {
+      delta["tool_calls"] = tool_call_deltas(head, choice, event.tool_call_pieces);
+    }
+    entry = chat_choice(choice, std::move(delta));
+  }
   if (!event.logprobs.empty()) entry["logprobs"] = logprobs_of(head, event.logprobs);
   return chunk(head, Json::array({std::move(entry)}));
 }
 
 Json last_chunk(const ApiAnswerHead& head, size_t choice, const Event& event) {
-  Json delta = Json::object();
-  if (!event.tool_calls.empty()) {
-    delta["tool_calls"] = tool_calls_json(head, choice, event.tool_calls, true);
-  }
-  Json entry =
-      is_chat(head) ? chat_choice(choice, std::move(delta)) : completion_choice(choice, "");
+  Json entry = is_chat(head) ? chat_choice(choice, Json::object()) : completion_choice(choice, "");
   entry["finish_reason"] = api_name_of(event.finish_reason);
   return chunk(head, Json::array({std::move(entry)}));
 }

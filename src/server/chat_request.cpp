@@ -101,7 +101,7 @@ void take_response_format(Fields& fields, Request& request) {
     Fields schema(*described, parts.path_of("json_schema"));
     (void)schema.text("name");
     (void)schema.text("description");
-    schema.only("strict", true);
+    (void)schema.boolean("strict");  // the answer always follows the schema
     const Json* body = schema.take("schema");
     if (body == nullptr) schema.refuse("schema", "is missing");
     if (!body->is_object() && !body->is_boolean()) schema.refuse("schema", "must be an object");
@@ -143,7 +143,10 @@ std::vector<std::string> take_tools(Fields& fields, Request& request) {
 }
 
 void take_tool_choice(Fields& fields, Request& request, const std::vector<std::string>& names) {
-  fields.only("parallel_tool_calls", true);
+  if (const auto parallel = fields.boolean("parallel_tool_calls")) {
+    if (names.empty()) fields.refuse("parallel_tool_calls", "has no effect without tools");
+    request.parallel_tool_calls = *parallel;
+  }
   const Json* choice = fields.take("tool_choice");
   if (choice == nullptr) return;
   if (choice->is_object()) {

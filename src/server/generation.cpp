@@ -55,8 +55,9 @@ void Generation::on_event(size_t choice, const Event& event) {
   if (event.kind == Event::Kind::failed) return fail(*event.error);
   if (streams_) {
     start_stream();
-    const bool has_text = !event.text.empty() || !event.logprobs.empty();
-    if (has_text) send(text_chunk(head_, choice, event));
+    const bool has_news =
+        !event.text.empty() || !event.logprobs.empty() || !event.tool_call_pieces.empty();
+    if (has_news) send(text_chunk(head_, choice, event));
     if (event.kind == Event::Kind::finished) send(last_chunk(head_, choice, event));
   }
   if (event.kind == Event::Kind::finished && ++num_finished_ == answers_.size()) finish();
