@@ -110,6 +110,10 @@ void FastCpuBackend::do_rotate(Tensor x, Tensor cosines, Tensor sines, Tensor ou
       });
 }
 
+float FastCpuBackend::log_sum_exp(std::span<const float> logits) const {
+  return cpu::log_sum_exp(logits.data(), static_cast<int64_t>(logits.size()));
+}
+
 std::unique_ptr<Backend> create_reference_backend() {
   return std::make_unique<ReferenceBackend>();
 }

@@ -29,6 +29,7 @@ class FastCpuBackend final : public ReferenceBackend {
   void do_attend_paged(Tensor q, const PagedKv& kv, const PagedSpans& spans, Tensor out) override;
   void do_attend_packed(Tensor q, Tensor k, Tensor v, std::span<const int64_t> segment_begin,
                         Tensor out) override;
+  [[nodiscard]] float log_sum_exp(std::span<const float> logits) const override;
 
  private:
   template <typename Body>

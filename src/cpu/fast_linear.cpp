@@ -3,6 +3,7 @@
 // scale) are widened and packed once into a thread's cache and multiplied with all activations,
 // while the next ones come from memory.
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -36,7 +37,8 @@ struct Product {
 };
 
 const float* scale_row(const LinearPart& part, int64_t row) {
-  return part.scales.empty() ? nullptr : row_of<float>(part.scales, row / kScaleBlock);
+  if (part.scales.empty()) return nullptr;
+  return part.scales.data<float>() + row / kScaleBlock * part.scales.stride(0);
 }
 
 // Adds bias and, where asked, what is there already; `sums` [rows of x, count] from weight row
@@ -212,32 +214,53 @@ void multiply_panels(const Product& p, const Blocks<T>& x, int64_t first_x, int6
   }
 }
 
-// Few rows: straight from the mapped weights. bf16 activations are interleaved where those are FP8.
-void multiply_direct(const Product& p, const AlignedVector<BFloat16>& interleaved,
-                     int64_t interleaved_stride, int64_t first, int64_t last) {
+/// Few bf16 activations for FP8 weights, in the order in which those are unpacked.
+struct Interleaved {
+  int64_t stride = 0;
+  AlignedVector<BFloat16> rows;
+
+  explicit Interleaved(const Tensor& x) : stride((x.size(1) + 63) / 64 * 64) {
+    rows.resize(static_cast<size_t>(stride * x.size(0)));
+    for (int64_t t = 0; t < x.size(0); ++t) {
+      cpu::interleave_for_fp8(row_of<BFloat16>(x, t), x.size(1), rows.data() + t * stride);
+    }
+  }
+};
+
+// Few rows: straight from the mapped weights, `count` of them (at most kPanelRows) from `first` on.
+// sums [rows of x, kPanelRows]
+template <typename W>
+void multiply_weight_rows(const Product& p, const Interleaved* interleaved, int64_t first,
+                          int64_t count, float* sums) {
   const int64_t columns = p.part.weight.size(1);
+  const int64_t stride = p.part.weight.row_stride();
   const int64_t num_x = p.x.size(0);
+  const int64_t x_stride = p.x.row_stride();
+  const W* w = row_of<W>(p.part.weight, first);
+  for (int64_t r = 0; r < count; ++r) {
+    const float* scales = scale_row(p.part, first + r);
+    float one[kDirectRows] = {};
+    if (p.x.dtype() == DType::f32) {
+      cpu::multiply_row(p.x.data<float>(), x_stride, num_x, w + r * stride, scales, columns, one);
+    } else if constexpr (std::is_same_v<W, Float8E4M3>) {
+      cpu::multiply_fp8_row(interleaved->rows.data(), interleaved->stride, num_x, w + r * stride,
+                            scales, columns, one);
+    } else if constexpr (std::is_same_v<W, BFloat16>) {
+      cpu::multiply_bf16_row(p.x.data<BFloat16>(), x_stride, num_x, w + r * stride, columns, one);
+    }
+    for (int64_t t = 0; t < num_x; ++t) sums[t * kPanelRows + r] = one[t];
+  }
+}
+
+void multiply_direct(const Product& p, const Interleaved* interleaved, int64_t first,
+                     int64_t last) {
   float sums[kDirectRows * kPanelRows];
   for (int64_t row = first; row < last; row += kPanelRows) {
     const int64_t count = std::min(kPanelRows, last - row);
-    for (int64_t r = 0; r < count; ++r) {
-      float one[kDirectRows];
-      const float* scales = scale_row(p.part, row + r);
-      if (p.x.dtype() == DType::f32) {
-        dispatch_weight(p.part.weight.dtype(), [&]<typename W>() {
-          cpu::multiply_row(row_of<float>(p.x, 0), p.x.row_stride(), num_x,
-                            row_of<W>(p.part.weight, row + r), scales, columns, one);
-        });
-      } else if (p.part.weight.dtype() == DType::f8_e4m3) {
-        cpu::multiply_fp8_row(interleaved.data(), interleaved_stride, num_x,
-                              row_of<Float8E4M3>(p.part.weight, row + r), scales, columns, one);
-      } else {
-        cpu::multiply_bf16_row(row_of<BFloat16>(p.x, 0), p.x.row_stride(), num_x,
-                               row_of<BFloat16>(p.part.weight, row + r), columns, one);
-      }
-      for (int64_t t = 0; t < num_x; ++t) sums[t * kPanelRows + r] = one[t];
-    }
-    finish(p, 0, num_x, row, count, sums, kPanelRows);
+    dispatch_weight(p.part.weight.dtype(), [&]<typename W>() {
+      multiply_weight_rows<W>(p, interleaved, row, count, sums);
+    });
+    finish(p, 0, p.x.size(0), row, count, sums, kPanelRows);
   }
 }
 
@@ -246,16 +269,6 @@ bool is_direct(const Product& p) {
   const DType dtype = p.part.weight.dtype();
   return p.x.size(0) <= kDirectRows &&
          (p.x.dtype() == DType::f32 || dtype == DType::f8_e4m3 || dtype == DType::bf16);
-}
-
-AlignedVector<BFloat16> interleave(const Tensor& x, int64_t& stride) {
-  const int64_t columns = x.size(1);
-  stride = (columns + 63) / 64 * 64;
-  AlignedVector<BFloat16> out(static_cast<size_t>(stride * x.size(0)));
-  for (int64_t t = 0; t < x.size(0); ++t) {
-    cpu::interleave_for_fp8(row_of<BFloat16>(x, t), columns, out.data() + t * stride);
-  }
-  return out;
 }
 
 // One loop over groups of weight rows of all products: body(product, first group, last group).
@@ -319,12 +332,11 @@ void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const
     has_fp8 = has_fp8 || part.weight.dtype() == DType::f8_e4m3;
   }
   if (!direct.empty()) {
-    int64_t stride = 0;
-    AlignedVector<BFloat16> interleaved;
-    if (bf16 && has_fp8) interleaved = interleave(input, stride);
+    std::optional<Interleaved> interleaved;
+    if (bf16 && has_fp8) interleaved.emplace(input);
     const int64_t grain = std::max<int64_t>(kDirectBytes / x.size(1), 8);
     for_groups(pool_, direct, 1, grain, [&](const Product& p, int64_t first, int64_t last) {
-      multiply_direct(p, interleaved, stride, first, last);
+      multiply_direct(p, interleaved ? &*interleaved : nullptr, first, last);
     });
   }
   if (packed.empty()) return;

@@ -116,6 +116,26 @@ void softmax_row(float* scores, int64_t count, int64_t padded, float scale) {
   for (; i < padded; ++i) scores[i] = 0;
 }
 
+float log_sum_exp_row(const float* x, int64_t count) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float largest = *std::max_element(x, x + count);
+  const Vector shift = hn::Set(d, largest);
+  constexpr int64_t kVectors = 64;  // their float sum stays exact to a few units of the last place
+  double sum = 0;
+  int64_t i = 0;
+  while (i + lanes <= count) {
+    Vector part = hn::Zero(d);
+    const int64_t end = std::min(count - lanes, i + (kVectors - 1) * lanes);
+    for (; i <= end; i += lanes) {
+      part = hn::Add(part, hn::Exp(d, hn::Sub(hn::LoadU(d, x + i), shift)));
+    }
+    sum += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, part)));
+  }
+  for (; i < count; ++i) sum += std::exp(static_cast<double>(x[i]) - largest);
+  return largest + static_cast<float>(std::log(sum));
+}
+
 HWY_INLINE Vector sigmoid(Floats d, Vector x) {
   const Vector one = hn::Set(d, 1.0F);
   // Beyond 88 the exponential leaves float (and the range that Exp() is good for); 1 / e^88 is 0 to
@@ -229,6 +249,7 @@ HWY_EXPORT(widen_f8_row);
 HWY_EXPORT(narrow_f32_row);
 HWY_EXPORT(finish_f32_row);
 HWY_EXPORT(softmax_row);
+HWY_EXPORT(log_sum_exp_row);
 HWY_EXPORT(silu_mul_row);
 HWY_EXPORT(gelu_tanh_row);
 HWY_EXPORT(rms_norm_row);
@@ -259,6 +280,9 @@ void finish_row(const float* from, const float* bias, bool add, int64_t count, f
 }
 void softmax(float* scores, int64_t count, int64_t padded, float scale) {
   HWY_DYNAMIC_DISPATCH(softmax_row)(scores, count, padded, scale);
+}
+float log_sum_exp(const float* x, int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(log_sum_exp_row)(x, count);
 }
 void silu_mul(const float* gate, const float* up, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, count, out);

@@ -64,6 +64,8 @@ void multiply_panel(const float* x, int64_t x_stride, int64_t num_x, const float
 
 /// out = softmax(scale * scores[0..count)), and zeros from there to `padded`.
 void softmax(float* scores, int64_t count, int64_t padded, float scale);
+/// log(sum of exp(x)), sums in double over vectors of float.
+[[nodiscard]] float log_sum_exp(const float* x, int64_t count);
 
 /// x[i] = silu(gate[i]) * up[i].
 void silu_mul(const float* gate, const float* up, int64_t count, float* out);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <span>
 #include <string>
 
 #include "backend/backend.h"
@@ -47,6 +48,9 @@ class ReferenceBackend : public Backend {
   void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) override;
   void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) override;
   void do_count_tokens(Tensor ids, Tensor line, Tensor counts) override;
+
+  /// log(sum of exp(logits)): the normaliser of log-probabilities.
+  [[nodiscard]] virtual float log_sum_exp(std::span<const float> logits) const;
 };
 
 }  // namespace glimpse

@@ -14,13 +14,6 @@ namespace {
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 constexpr uint16_t kInPrompt = 0x8000;
 
-float log_sum_exp(std::span<const float> logits) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return largest + static_cast<float>(std::log(sum));
-}
-
 /// Ids by falling logit, then rising id; only the first `count` are in order.
 std::vector<int32_t> best_ids(std::span<const float> logits, size_t count) {
   std::vector<int32_t> ids(logits.size());
@@ -45,16 +38,26 @@ void penalise(std::span<float> logits, const uint16_t* counts, float repetition,
   }
 }
 
+/// The ids that top-k keeps, in order: ties with the last one are kept. 0 keeps all.
+std::vector<int32_t> kept_ids(std::span<const float> logits, int32_t top_k) {
+  const size_t count = logits.size();
+  if (top_k <= 0 || static_cast<size_t>(top_k) >= count) return best_ids(logits, count);
+  std::vector<int32_t> ids = best_ids(logits, static_cast<size_t>(top_k));
+  ids.resize(static_cast<size_t>(top_k));
+  const int32_t last = ids.back();
+  const float least = logits[static_cast<size_t>(last)];
+  for (size_t id = static_cast<size_t>(last) + 1; id < count; ++id) {
+    if (logits[id] == least) ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
 /// What is left of the best tokens after top-k, top-p and min-p, and the draw among them.
 int32_t draw(std::span<const float> logits, float temperature, int32_t top_k, float top_p,
              float min_p, float uniform) {
-  const std::vector<int32_t> ids = best_ids(logits, logits.size());
+  const std::vector<int32_t> ids = kept_ids(logits, top_k);
   const auto logit = [&](size_t rank) { return logits[static_cast<size_t>(ids[rank])]; };
   size_t kept = ids.size();
-  if (top_k > 0) {
-    kept = std::min(kept, static_cast<size_t>(top_k));
-    while (kept < ids.size() && logit(kept) == logit(kept - 1)) ++kept;  // ties are kept
-  }
   std::vector<double> weights(kept);
   double total = 0;
   for (size_t i = 0; i < kept; ++i) {
@@ -80,6 +83,13 @@ int32_t draw(std::span<const float> logits, float temperature, int32_t top_k, fl
 }
 
 }  // namespace
+
+float ReferenceBackend::log_sum_exp(std::span<const float> logits) const {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
+  return largest + static_cast<float>(std::log(sum));
+}
 
 void ReferenceBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor ids,
                                  Tensor log_probs) {
