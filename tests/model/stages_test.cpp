@@ -18,6 +18,9 @@ struct StageCase {
   std::filesystem::path stages;
   double tolerance = 0;
 };
+void PrintTo(const StageCase& test, std::ostream* out) {
+  *out << test.checkpoint << " on " << test.backend;
+}
 
 // Exact: of the stage's maximum. A NumPy implementation in F64 reaches 1.3e-6 on tiny-8b-like and
 // the demo; tiny-fp8 has weights scaled up on purpose, which amplifies rounding (6e-5 there). Fast:

@@ -44,6 +44,9 @@ struct StreamCase {
   std::string backend;  // "copying" or "cuda"
   std::string checkpoint;
 };
+void PrintTo(const StreamCase& test, std::ostream* out) {
+  *out << test.checkpoint << " on " << test.backend;
+}
 
 std::unique_ptr<Backend> make_device(const std::string& name) {
   if (name == "copying") return std::make_unique<CopyingBackend>();

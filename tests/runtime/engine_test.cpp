@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <memory>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -15,10 +16,20 @@ namespace {
 using namespace glimpse::testing;
 using namespace std::chrono_literals;
 
+std::unique_ptr<Engine> shared;
+
 Engine& shared_engine() {
-  static Engine engine(cpu_options(8));
-  return engine;
+  if (!shared) shared = std::make_unique<Engine>(cpu_options(8));
+  return *shared;
 }
+
+// Not left to the end of the process: OpenSSL cleans up there, before the engine's threads end.
+class SharedEngine : public ::testing::Environment {
+ public:
+  void TearDown() override { shared.reset(); }
+};
+[[maybe_unused]] const auto* const kSharedEngine =
+    ::testing::AddGlobalTestEnvironment(new SharedEngine);
 
 // Answers without end: the demo checkpoint stops soon by itself.
 Request endless(const std::string& file, const std::string& text, int max_tokens) {

