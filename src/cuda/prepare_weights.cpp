@@ -3,6 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "backend/weight_layout.h"
+
 namespace glimpse::cuda {
 namespace {
 
@@ -41,79 +43,38 @@ void upload_zeros(int64_t num_bytes, std::byte* device, StagingRing& ring) {
   });
 }
 
-DType stored_dtype(DType dtype) {
-  return dtype == DType::f8_e4m3 ? dtype : DType::bf16;
-}
-
-int64_t rows_of_scales(int64_t rows) {
-  return (rows + kScaleBlock - 1) / kScaleBlock;
-}
-
-/// How many of `parts` become one matrix: those before a change of dtype, or before scale blocks
-/// would no longer begin where a part begins.
-size_t joined_parts(std::span<const LinearPart> parts) {
-  const DType dtype = stored_dtype(parts.front().weight.dtype());
-  int64_t rows = 0;
-  size_t count = 0;
-  for (const LinearPart& part : parts) {
-    if (stored_dtype(part.weight.dtype()) != dtype) break;
-    if (dtype == DType::f8_e4m3 && rows % kScaleBlock != 0) break;
-    rows += part.weight.size(0);
-    ++count;
-  }
-  return count;
-}
-
-LinearPart join(std::span<const LinearPart> parts, Arena& arena, StagingRing& ring) {
-  const DType dtype = stored_dtype(parts.front().weight.dtype());
-  const int64_t in_features = parts.front().weight.size(1);
-  int64_t rows = 0;
-  bool has_bias = false;
-  for (const LinearPart& part : parts) {
-    rows += part.weight.size(0);
-    has_bias = has_bias || !part.bias.empty();
-  }
-  LinearPart result;
-  result.weight = arena.allocate(dtype, {rows, in_features});
-  if (dtype == DType::f8_e4m3) {
-    result.scales = arena.allocate(DType::f32, {rows_of_scales(rows), rows_of_scales(in_features)});
-  }
-  if (has_bias) result.bias = arena.allocate(DType::f32, {rows});
-  if (arena.is_measuring()) return result;
+void fill(const StackedParts& stacked, StagingRing& ring) {
+  const LinearPart& device = stacked.device;
   int64_t row = 0;
-  for (const LinearPart& part : parts) {
+  for (const LinearPart& part : stacked.parts) {
     const int64_t count = part.weight.size(0);
-    upload(part.weight, dtype, result.weight.slice(0, row, count).raw(), ring);
-    if (dtype == DType::f8_e4m3) {
-      const int64_t first = row / kScaleBlock;
-      upload(part.scales, DType::f32, result.scales.slice(0, first, rows_of_scales(count)).raw(),
-             ring);
+    upload(part.weight, device.weight.dtype(), device.weight.slice(0, row, count).raw(), ring);
+    if (!device.scales.empty()) {
+      upload(part.scales, DType::f32,
+             device.scales.slice(0, row / kScaleBlock, part.scales.size(0)).raw(), ring);
     }
-    if (has_bias) {
-      const Tensor bias = result.bias.slice(0, row, count);
+    if (!device.bias.empty()) {
+      const Tensor bias = device.bias.slice(0, row, count);
       part.bias.empty() ? upload_zeros(bias.num_bytes(), bias.raw(), ring)
                         : upload(part.bias, DType::f32, bias.raw(), ring);
     }
     row += count;
   }
-  return result;
 }
 
 }  // namespace
 
 LinearWeight prepare_linear(std::span<const LinearPart> parts, Arena& arena, StagingRing& ring) {
   LinearWeight weight;
-  while (!parts.empty()) {
-    const size_t count = joined_parts(parts);
-    weight.parts.push_back(join(parts.first(count), arena, ring));
-    parts = parts.subspan(count);
+  for (const StackedParts& stacked : stack_parts(parts, arena)) {
+    if (!arena.is_measuring()) fill(stacked, ring);
+    weight.parts.push_back(stacked.device);
   }
   return weight;
 }
 
 Tensor prepare_table(const Tensor& host, DType dtype, Arena& arena, StagingRing& ring) {
-  const Tensor table = host.rank() == 1 ? arena.allocate(dtype, {host.size(0)})
-                                        : arena.allocate(dtype, {host.num_rows(), host.size(-1)});
+  const Tensor table = carve_table(host, dtype, arena);
   if (!arena.is_measuring()) upload(host, dtype, table.raw(), ring);
   return table;
 }
