@@ -90,7 +90,10 @@ int run(ServeCommand& command) {
   check_flags(command);
   CommonFlags& flags = command.flags;
   if (flags.engine.context == 0) flags.engine.context = command.max_model_len;
-  if (flags.engine.max_sequences == 0) flags.engine.max_sequences = kServerSequences;
+  if (flags.engine.max_sequences == 0) {
+    flags.engine.max_sequences = kServerSequences;
+    flags.engine.fewer_sequences = true;
+  }
   command.server.api_keys = read_api_keys(command.api_key_file);
   command.server.sampling = flags.sampling;
   command.server.system = flags.system;
@@ -146,7 +149,7 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
       ->group(group);
   EngineOptions& engine = command.flags.engine;
   app.add_option("--max-sequences", engine.max_sequences,
-                 "sequences computed together (default: 8)")
+                 "sequences computed together (default: 8, fewer on a GPU short of memory)")
       ->check(CLI::Range(1, 1024))
       ->group(group);
   app.add_option("--max-queue", engine.max_queue,

@@ -48,6 +48,7 @@ struct EngineOptions {
   Arithmetic arithmetic = Arithmetic::automatic;
   int64_t context = 0;           ///< most tokens of one sequence, prompt and answer; 0: up to 4096
   int max_sequences = 0;         ///< sequences computed together; 0: 1 (a server chooses more)
+  bool fewer_sequences = false;  ///< a GPU short of memory may compute fewer together
   int64_t kv_tokens = 0;         ///< tokens the KV cache holds in all; 0: context * max_sequences
   int64_t min_pixels = 0;        ///< smallest area a picture is scaled to; 0: the checkpoint's
   int64_t max_pixels = 0;        ///< largest; 0: the checkpoint's, lowered to what memory allows

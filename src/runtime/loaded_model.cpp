@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "model/model_directory.h"
-#include "model/vision_weight_stream.h"
+#include "runtime/weight_facts.h"
 
 namespace glimpse {
 namespace {
@@ -32,28 +32,6 @@ std::unique_ptr<Backend> open_backend(const EngineOptions& options) {
       break;
   }
   return create_backend(backend);
-}
-
-// How the weights are bound, without reading them.
-WeightFacts measure_weights(WeightStore& store, const ModelConfig& config, Backend& backend,
-                            bool quantize) {
-  WeightFacts facts;
-  if (backend.device() == Device::cpu) facts.mapped_bytes = store.num_bytes();
-  const BindOptions options{.quantize_to_fp8 = quantize};
-  Arena text = Arena::measuring(backend.device());
-  static_cast<void>(bind_language_weights(store, config.text, backend, text, options));
-  facts.text_bytes = text.peak_bytes();
-  if (config.vision) {
-    Arena vision = Arena::measuring(backend.device());
-    static_cast<void>(bind_vision_weights(store, *config.vision, backend, vision, options));
-    facts.vision_bytes = vision.peak_bytes();
-    Arena streamed = Arena::measuring(backend.device());
-    static_cast<void>(
-        bind_vision_weights(store, *config.vision, backend, streamed, {.streams_vision = true}));
-    facts.streamed_vision_bytes = streamed.peak_bytes();
-    facts.vision_slot_bytes = VisionWeightStream::slot_bytes(store, *config.vision, backend);
-  }
-  return facts;
 }
 
 }  // namespace
@@ -102,8 +80,9 @@ LoadedModel::LoadedModel(const EngineOptions& options)
   backend = open_backend(options);
   for (const std::string& warning : backend->warnings()) notify(options, warning);
   weight_facts = measure_weights(store, files.config, *backend, options.quantize_to_fp8);
-  plan = plan_memory(files.config, files.pictures, weight_facts, options, backend->device(),
-                     backend->memory().free_bytes);
+  plan = plan_memory(
+      {files.config, files.pictures, weight_facts, plan_target(*backend, options.cuda_device)},
+      options);
   for (const std::string& notice : plan.notices) notify(options, notice);
   bind_weights(options);
   text = text_future.get();
@@ -128,15 +107,16 @@ void LoadedModel::bind_weights(const EngineOptions& options) {
       options.on_progress({"reading weights", std::min(done, total), total});
     };
   }
-  const auto arena_of = [&](std::string_view item) {
-    return Arena(backend->allocate(plan.bytes_of_item(item), item), std::string(item));
+  const auto arena_of = [&](std::string_view item, int64_t bytes) {
+    return Arena(backend->allocate(bytes, item), std::string(item));
   };
-  text_arena_ = arena_of(kTextWeightsItem);
+  text_arena_ = arena_of(kTextWeightsItem,
+                         plan.bytes_of_item(kEmbeddingItem) + plan.bytes_of_item(kTextWeightsItem));
   language = bind_language_weights(store, files.config.text, *backend, *text_arena_, bind);
   language_bytes = done;
   if (has_vision()) {
     bind.streams_vision = plan.shape.streams_vision;
-    vision_arena_ = arena_of(kVisionWeightsItem);
+    vision_arena_ = arena_of(kVisionWeightsItem, plan.bytes_of_item(kVisionWeightsItem));
     vision = bind_vision_weights(store, *files.config.vision, *backend, *vision_arena_, bind);
   }
   backend->synchronize();

@@ -5,13 +5,13 @@
 #include <fmt/format.h>
 
 #include "model/vision_weight_stream.h"
+#include "runtime/memory_fit.h"
 #include "runtime/sequence.h"
 
 namespace glimpse {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
-constexpr int kMaxSequences = 1024;
 // Prompt tokens of one step: enough to use every core or multiprocessor well.
 constexpr int64_t kPrefillRowsCpu = 512;
 constexpr int64_t kPrefillRowsCuda = 1024;
@@ -54,16 +54,6 @@ DType resolve_kv_dtype(const EngineShape& shape, const EngineOptions& options) {
       return DType::f8_e4m3;
   }
   return DType::f32;
-}
-
-// Area of a picture that becomes one visual token.
-int64_t token_pixels_of(const VisionConfig& vision) {
-  const int64_t side = vision.patch_size * vision.spatial_merge_size;
-  return side * side;
-}
-
-int64_t fitting_pixels(int64_t context, int64_t token_pixels) {
-  return static_cast<int64_t>(static_cast<double>(context) * kPictureShare) * token_pixels;
 }
 
 // How large pictures may become, and what follows from it.
@@ -136,129 +126,110 @@ int64_t measured(Device device, const Carve& carve) {
   return arena.peak_bytes();
 }
 
-void add_items(const ModelConfig& config, const WeightFacts& weights, MemoryPlan& plan) {
+// cudaMalloc hands out whole pieces of this size.
+constexpr int64_t kDevicePieceBytes = int64_t{2} << 20;
+// What the driver takes for one recorded decode step.
+constexpr int64_t kRecordedStepBytes = int64_t{1} << 20;
+// cuda/staging_ring.h, pinned in host memory.
+constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
+int64_t allocated(Device device, int64_t bytes) {
+  if (device == Device::cpu) return bytes;
+  return (bytes + kDevicePieceBytes - 1) / kDevicePieceBytes * kDevicePieceBytes;
+}
+
+// Decode steps of 1, 2, 4, ... rows up to max_sequences are recorded at start.
+int64_t recorded_steps_bytes(const EngineShape& shape) {
+  int64_t steps = 1;
+  for (int rows = 1; rows < shape.max_sequences; rows *= 2) ++steps;
+  return steps * kRecordedStepBytes;
+}
+
+StepActivations carve_activations(const PlanInputs& inputs, const EngineShape& shape,
+                                  Arena& arena) {
+  const auto carve_vision = [&](Arena& rest) {
+    if (shape.max_picture_patches == 0) return;
+    static_cast<void>(VisionActivations::carve(*inputs.config.vision, shape.arithmetic,
+                                               shape.max_picture_patches, rest));
+    if (shape.streams_vision) VisionWeightStream::carve(inputs.weights.vision_slot_bytes, rest);
+  };
+  return StepActivations::carve(inputs.config.text, shape, carve_vision, arena);
+}
+
+void add_device_items(const PlanInputs& inputs, MemoryPlan& plan) {
   const EngineShape& shape = plan.shape;
+  const ModelConfig& config = inputs.config;
+  const WeightFacts& weights = inputs.weights;
   const auto add = [&](std::string_view name, int64_t bytes) {
     if (bytes > 0) plan.items.push_back({std::string(name), bytes});
   };
-  add(kTextWeightsItem, weights.text_bytes);
-  add(kVisionWeightsItem,
-      shape.streams_vision ? weights.streamed_vision_bytes : weights.vision_bytes);
-  add(kKvItem, measured(shape.device, [&](Arena& arena) {
+  const auto add_allocated = [&](std::string_view name, int64_t bytes) {
+    add(name, allocated(shape.device, bytes));
+  };
+  add(kContextItem, inputs.target.context_bytes);
+  add(kEmbeddingItem, weights.embedding_bytes);
+  add(kTextWeightsItem,  // one allocation with the embedding
+      allocated(shape.device, weights.text_bytes) - weights.embedding_bytes);
+  add_allocated(kVisionWeightsItem,
+                shape.streams_vision ? weights.streamed_vision_bytes : weights.vision_bytes);
+  add_allocated(
+      kKvItem, measured(shape.device, [&](Arena& arena) {
         static_cast<void>(KvPool::carve(config.text, shape.kv_dtype, shape.kv_pages, arena));
       }));
-  add(kActivationsItem, measured(shape.device, [&](Arena& arena) {
-        const auto carve_vision = [&](Arena& rest) {
-          if (shape.max_picture_patches == 0) return;
-          static_cast<void>(VisionActivations::carve(*config.vision, shape.arithmetic,
-                                                     shape.max_picture_patches, rest));
-          if (shape.streams_vision) VisionWeightStream::carve(weights.vision_slot_bytes, rest);
-        };
-        static_cast<void>(StepActivations::carve(config.text, shape, carve_vision, arena));
-      }));
-  add(kVisualStoreItem, measured(shape.device, [&](Arena& arena) {
-        if (shape.visual_store_tokens == 0) return;
-        static_cast<void>(carve_visual_tokens(*config.vision, shape.arithmetic,
-                                              shape.visual_store_tokens, arena));
-      }));
-  add(kTablesItem, measured(shape.device, [&](Arena& arena) {
-        static_cast<void>(
-            StepBuffers::carve(config.text, shape.arithmetic, shape.step_limits(), arena));
-        static_cast<void>(
-            SamplerBuffers::carve(config.text.vocab_size, shape.max_sequences, arena));
-      }));
+  add_allocated(kActivationsItem, measured(shape.device, [&](Arena& arena) {
+                  static_cast<void>(carve_activations(inputs, shape, arena));
+                }));
+  add_allocated(kVisualStoreItem, measured(shape.device, [&](Arena& arena) {
+                  if (shape.visual_store_tokens == 0) return;
+                  static_cast<void>(carve_visual_tokens(*config.vision, shape.arithmetic,
+                                                        shape.visual_store_tokens, arena));
+                }));
+  add_allocated(kTablesItem, measured(shape.device, [&](Arena& arena) {
+                  static_cast<void>(StepBuffers::carve(config.text, shape.arithmetic,
+                                                       shape.step_limits(), arena));
+                  static_cast<void>(
+                      SamplerBuffers::carve(config.text.vocab_size, shape.max_sequences, arena));
+                }));
+  if (shape.device != Device::cpu) add(kRecordedStepsItem, recorded_steps_bytes(shape));
 }
 
-struct PlanInputs {
-  const ModelConfig& config;
-  const ImageProcessorConfig& pictures;
-  const WeightFacts& weights;
-  Device device;
-};
+void add_host_items(const WeightFacts& weights, MemoryPlan& plan) {
+  if (plan.shape.device == Device::cpu) return;
+  plan.host_items.push_back({std::string(kStagingItem), kStagingBytes});
+  if (plan.shape.streams_vision) {
+    plan.host_items.push_back(
+        {std::string(kHostVisionItem), weights.vision_bytes - weights.streamed_vision_bytes});
+  }
+}
+
+}  // namespace
+
+// Area of a picture that becomes one visual token.
+int64_t token_pixels_of(const VisionConfig& vision) {
+  const int64_t side = vision.patch_size * vision.spatial_merge_size;
+  return side * side;
+}
+
+int64_t fitting_pixels(int64_t context, int64_t token_pixels) {
+  return static_cast<int64_t>(static_cast<double>(context) * kPictureShare) * token_pixels;
+}
 
 MemoryPlan plan_as_asked(const PlanInputs& inputs, const EngineOptions& options) {
   MemoryPlan plan;
-  plan.shape = resolve_shape(inputs.config, options, inputs.device);
+  plan.shape = resolve_shape(inputs.config, options, inputs.target.device);
   resolve_pictures(inputs.config, inputs.pictures, options, plan);
   if (options.vision == VisionResidency::on_demand && inputs.config.vision) {
-    plan.shape.streams_vision = inputs.device != Device::cpu;
+    plan.shape.streams_vision = inputs.target.device != Device::cpu;
     if (!plan.shape.streams_vision) {
       plan.notices.emplace_back(
           "vision weights on demand have no effect on the CPU: it uses them where the file is "
           "mapped");
     }
   }
-  add_items(inputs.config, inputs.weights, plan);
+  add_device_items(inputs, plan);
+  add_host_items(inputs.weights, plan);
   return plan;
 }
-
-// How far automatic choices go.
-constexpr int64_t kLeastMaxPixels = 1 << 20;
-constexpr int64_t kLeastContext = 1024;
-
-// What was lowered between two plans, one sentence each.
-std::vector<std::string> announcements(const EngineShape& asked, const EngineShape& lowered) {
-  std::vector<std::string> sentences;
-  const auto announce = [&](bool is_lowered, const std::string& what) {
-    if (is_lowered) sentences.push_back("to fit the memory, " + what);
-  };
-  announce(lowered.max_pixels < asked.max_pixels,
-           fmt::format("pictures are scaled to at most {} pixels", lowered.max_pixels));
-  announce(lowered.kv_dtype != asked.kv_dtype, "the KV cache is in FP8");
-  announce(lowered.streams_vision != asked.streams_vision, "vision weights are on demand");
-  announce(lowered.context < asked.context,
-           fmt::format("the context is {} tokens", lowered.context));
-  return sentences;
-}
-
-// Lowers what the user left open, in the order in which it costs the user least.
-MemoryPlan lower_to_fit(const PlanInputs& inputs, const EngineOptions& asked, int64_t limit) {
-  EngineOptions options = asked;
-  const MemoryPlan first = plan_as_asked(inputs, options);
-  MemoryPlan plan = first;
-  const auto is_too_large = [&] { return plan.total_bytes() > limit; };
-  if (asked.max_pixels == 0) {
-    while (is_too_large() && plan.shape.max_pixels > kLeastMaxPixels) {
-      options.max_pixels = std::max<int64_t>(plan.shape.max_pixels / 2, kLeastMaxPixels);
-      plan = plan_as_asked(inputs, options);
-    }
-  }
-  if (is_too_large() && asked.kv_format == KvFormat::automatic) {
-    options.kv_format = KvFormat::fp8;
-    plan = plan_as_asked(inputs, options);
-  }
-  if (is_too_large() && asked.vision == VisionResidency::automatic && inputs.config.vision) {
-    options.vision = VisionResidency::on_demand;
-    plan = plan_as_asked(inputs, options);
-  }
-  while (is_too_large() && asked.context == 0 && plan.shape.context > kLeastContext) {
-    options.context = std::max<int64_t>(plan.shape.context / 2, kLeastContext);
-    if (asked.max_pixels == 0 && inputs.config.vision) {  // the picture follows the context down
-      options.max_pixels =
-          std::min(plan.shape.max_pixels,
-                   fitting_pixels(options.context, token_pixels_of(*inputs.config.vision)));
-    }
-    plan = plan_as_asked(inputs, options);
-  }
-  for (std::string& sentence : announcements(first.shape, plan.shape)) {
-    plan.notices.push_back(std::move(sentence));
-  }
-  return plan;
-}
-
-[[noreturn]] void refuse(const MemoryPlan& plan, int64_t limit) {
-  const auto largest =
-      std::max_element(plan.items.begin(), plan.items.end(),
-                       [](const MemoryItem& a, const MemoryItem& b) { return a.bytes < b.bytes; });
-  throw Error(ErrorCode::out_of_memory,
-              fmt::format("the engine needs {} MiB and {} MiB may be used; the largest part is the "
-                          "{} with {} MiB",
-                          (plan.total_bytes() >> 20) + 1, limit >> 20, largest->name,
-                          (largest->bytes >> 20) + 1),
-              "lower --context, --max-pixels or the number of sequences");
-}
-
-}  // namespace
 
 StepLimits EngineShape::step_limits() const {
   return {.max_rows = max_rows(),
@@ -299,16 +270,12 @@ KvPool KvPool::carve(const TextConfig& config, DType dtype, int64_t num_pages, A
   return pool;
 }
 
-MemoryPlan plan_memory(const ModelConfig& config, const ImageProcessorConfig& pictures,
-                       const WeightFacts& weights, const EngineOptions& options, Device device,
-                       int64_t free_bytes) {
-  const PlanInputs inputs{config, pictures, weights, device};
-  const int64_t cap = options.memory_cap_bytes;
-  const int64_t limit = cap > 0 && (free_bytes == 0 || cap < free_bytes) ? cap : free_bytes;
+MemoryPlan plan_memory(const PlanInputs& inputs, const EngineOptions& options) {
+  const int64_t limit = memory_limit(inputs.target, options);
   MemoryPlan plan = plan_as_asked(inputs, options);
   if (limit == 0 || plan.total_bytes() <= limit) return plan;
-  if (device != Device::cpu) plan = lower_to_fit(inputs, options, limit);
-  if (plan.total_bytes() > limit) refuse(plan, limit);
+  if (inputs.target.device != Device::cpu) plan = lower_to_fit(inputs, options, limit);
+  if (plan.total_bytes() > limit) refuse(inputs, options, plan, limit);
   return plan;
 }
 

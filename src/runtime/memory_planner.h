@@ -38,16 +38,25 @@ struct EngineShape {
 
 /// What the weights take, by measuring how they are bound (model/weights.h).
 struct WeightFacts {
-  int64_t mapped_bytes = 0;  // of the checkpoint's files, used where they are
-  int64_t text_bytes = 0;    // of device memory, beyond the mapped files
+  int64_t mapped_bytes = 0;     // of the checkpoint's files, used where they are
+  int64_t text_bytes = 0;       // of device memory, beyond the mapped files
+  int64_t embedding_bytes = 0;  // of these, the table of token embeddings
   int64_t vision_bytes = 0;
   int64_t streamed_vision_bytes = 0;  // what stays on the device with vision on demand,
   int64_t vision_slot_bytes = 0;      // and one of its two slots
 };
 
+/// The device that a plan is for, as it is before this process takes any of its memory.
+struct PlanTarget {
+  Device device = Device::cpu;
+  int64_t free_bytes = 0;     // 0: host memory, which is not limited
+  int64_t context_bytes = 0;  // CUDA's context, all kernels, the backend's workspaces
+};
+
 struct MemoryPlan {
   EngineShape shape;
-  std::vector<MemoryItem> items;
+  std::vector<MemoryItem> items;       // of the device
+  std::vector<MemoryItem> host_items;  // of the host on behalf of the device
   /// Automatic choices, one sentence each.
   std::vector<std::string> notices;
 
@@ -57,23 +66,38 @@ struct MemoryPlan {
 };
 
 /// The names of the items, as they stand in plans and errors.
+inline constexpr std::string_view kContextItem = "cuda context and kernels";
+inline constexpr std::string_view kEmbeddingItem = "embedding";
 inline constexpr std::string_view kTextWeightsItem = "text weights";
 inline constexpr std::string_view kVisionWeightsItem = "vision weights";
 inline constexpr std::string_view kKvItem = "kv cache";
 inline constexpr std::string_view kActivationsItem = "activations";
 inline constexpr std::string_view kVisualStoreItem = "visual store";
 inline constexpr std::string_view kTablesItem = "step tables";
+inline constexpr std::string_view kRecordedStepsItem = "recorded steps";
+inline constexpr std::string_view kStagingItem = "pinned staging";
+inline constexpr std::string_view kHostVisionItem = "vision weights, on demand";
 
-/// Resolves what the options leave open and adds up the memory. On a GPU, what the options leave
-/// open is lowered until it fits, in this order: pictures to one megapixel, KV in FP8, vision
-/// weights on demand, the context to 1024 tokens; each is announced in the notices. Pure: reads no
-/// file and touches no device. `free_bytes` 0 means: not limited (host memory). Throws
-/// Error(invalid_argument) for options that contradict each other or the model,
-/// Error(out_of_memory) when it does not fit.
-[[nodiscard]] MemoryPlan plan_memory(const ModelConfig& config,
-                                     const ImageProcessorConfig& pictures,
-                                     const WeightFacts& weights, const EngineOptions& options,
-                                     Device device, int64_t free_bytes);
+/// What a plan follows from.
+struct PlanInputs {
+  const ModelConfig& config;
+  const ImageProcessorConfig& pictures;
+  const WeightFacts& weights;
+  PlanTarget target;
+};
+
+/// Resolves what the options leave open and adds up the memory, whether it fits or not. Pure.
+/// Throws Error(invalid_argument) for options that contradict each other or the model.
+[[nodiscard]] MemoryPlan plan_as_asked(const PlanInputs& inputs, const EngineOptions& options);
+
+/// The same, made to fit: on a GPU what the options leave open is lowered as memory_fit.h says, and
+/// announced in the notices. Throws Error(out_of_memory) when it does not fit.
+[[nodiscard]] MemoryPlan plan_memory(const PlanInputs& inputs, const EngineOptions& options);
+
+/// Area of a picture that becomes one visual token.
+[[nodiscard]] int64_t token_pixels_of(const VisionConfig& vision);
+/// The largest picture that a context is given to unless the user asks for more.
+[[nodiscard]] int64_t fitting_pixels(int64_t context, int64_t token_pixels);
 
 // ---- the layouts that plan and engine share ---------------------------------------------------
 

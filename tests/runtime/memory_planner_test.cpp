@@ -12,7 +12,8 @@ using testing::demo_model_dir;
 class MemoryPlannerTest : public ::testing::Test {
  protected:
   MemoryPlan plan(const EngineOptions& options, int64_t free_bytes = 0) const {
-    return plan_memory(config_, pictures_, {.text_bytes = 1000}, options, Device::cpu, free_bytes);
+    const WeightFacts weights{.text_bytes = 1000};
+    return plan_memory({config_, pictures_, weights, {.free_bytes = free_bytes}}, options);
   }
   ErrorCode refusal(const EngineOptions& options, int64_t free_bytes = 0) const {
     try {
@@ -112,7 +113,7 @@ TEST_F(MemoryPlannerTest, OptionsThatContradictTheModelAreRefused) {
 TEST_F(MemoryPlannerTest, ATextModelHasNoPictureMemory) {
   ModelConfig text = config_;
   text.vision.reset();
-  const MemoryPlan result = plan_memory(text, {}, {}, {}, Device::cpu, 0);
+  const MemoryPlan result = plan_memory({text, pictures_, {}, {}}, {});
   EXPECT_EQ(result.bytes_of_item(kVisualStoreItem), 0);
   EXPECT_EQ(result.shape.max_picture_patches, 0);
 }
