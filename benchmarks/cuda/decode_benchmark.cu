@@ -105,13 +105,21 @@ std::vector<double> multiply(const Matrix& m, const std::vector<float>& x) {
   return y;
 }
 
+/// Activations beside bf16 weights are bf16; beside FP8 weights they have more bits.
+float activation(double x, bool weight_f8) {
+  return weight_f8 ? static_cast<float>(x) : rounded(x);
+}
+
+/// rms_norm. The factor of a row comes after the product, so that rounding is before it.
 std::vector<float> normed(const std::vector<double>& x, const std::vector<float>& weight,
-                          double epsilon) {
+                          double epsilon, bool weight_f8) {
   double sum = 0;
   for (const double v : x) sum += v * v;
   const double factor = 1 / std::sqrt(sum / x.size() + epsilon);
   std::vector<float> y(x.size());
-  for (size_t i = 0; i < x.size(); ++i) y[i] = rounded(x[i] * factor * weight[i]);
+  for (size_t i = 0; i < x.size(); ++i) {
+    y[i] = static_cast<float>(activation(x[i] * weight[i], weight_f8) * factor);
+  }
   return y;
 }
 
@@ -125,7 +133,8 @@ struct Shape {
   int hidden, intermediate, heads, kv_heads, layers;
 };
 
-/// One decode step of `rows` sequences against the plain loops; returns the relative error.
+/// One decode step of `rows` sequences against the plain loops; returns the relative error, -1
+/// where the shape is not supported, -2 where the same step gave other bits.
 double check_decode(const Shape& shape, int rows, const std::vector<int>& contexts, bool weight_f8,
                     bool kv_f8, bool with_norm, int multiprocessors) {
   std::mt19937 random(7);
@@ -213,23 +222,29 @@ double check_decode(const Shape& shape, int rows, const std::vector<int>& contex
   a.num_kv_heads = shape.kv_heads, a.weight_is_f8 = weight_f8, a.kv_is_f8 = kv_f8;
   a.hidden = to_device(hidden);
   a.qkv = device_bytes(size_t(rows) * (shape.heads + 2 * shape.kv_heads) * 128 * 2);
-  a.intermediate = device_bytes(size_t(rows) * shape.intermediate * 2);
   a.cosines = to_device(cosines), a.sines = to_device(sines), a.slots = to_device(slots);
   a.context_length = to_device(std::vector<int32_t>(contexts.begin(), contexts.end()));
   a.page_table = to_device(table), a.max_pages = max_pages;
   a.workspace = device_bytes(decode_workspace_bytes());
   require(cudaMemset(a.workspace, 0, decode_workspace_bytes()), "memset");
-  if (!decode_supports(a)) return -1;
+  if (!decode_supports(a, multiprocessors)) return -1;
   require(launch_decode(a, device_layers, multiprocessors, nullptr), "launch_decode");
   require(cudaDeviceSynchronize(), "decode step");
   const auto got = to_host<float>(a.hidden, hidden.size());
+  // The same bits every time: sums have one order, whatever the blocks' timing.
+  for (int again = 0; again < 20; ++again) {
+    require(cudaMemcpy(a.hidden, hidden.data(), hidden.size() * 4, cudaMemcpyHostToDevice),
+            "upload");
+    require(launch_decode(a, device_layers, multiprocessors, nullptr), "launch_decode");
+    if (to_host<float>(a.hidden, hidden.size()) != got) return -2;
+  }
 
   double worst = 0, size = 0;
   for (int r = 0; r < rows; ++r) {
     std::vector<double> x(hidden.begin() + size_t(r) * shape.hidden,
                           hidden.begin() + size_t(r + 1) * shape.hidden);
     for (HostLayer& h : layers) {
-      std::vector<double> qkv = multiply(h.qkv, normed(x, h.norm1, 1e-6));
+      std::vector<double> qkv = multiply(h.qkv, normed(x, h.norm1, 1e-6, weight_f8));
       for (double& v : qkv) v = rounded(v);
       const auto rope = [&](double* head, const std::vector<float>& norm) {
         if (with_norm) {
@@ -283,11 +298,11 @@ double check_decode(const Shape& shape, int rows, const std::vector<int>& contex
           total += w;
           for (int i = 0; i < 128; ++i) sum[i] += w * h.values[entry(token, k) + i];
         }
-        for (int i = 0; i < 128; ++i) attended[q * 128 + i] = rounded(sum[i] / total);
+        for (int i = 0; i < 128; ++i) attended[q * 128 + i] = activation(sum[i] / total, weight_f8);
       }
       const auto projected = multiply(h.o, attended);
       for (int i = 0; i < shape.hidden; ++i) x[i] += projected[i];
-      const auto y = normed(x, h.norm2, 1e-6);
+      const auto y = normed(x, h.norm2, 1e-6, weight_f8);
       const auto gate = multiply(h.gate, y);
       const auto up = multiply(h.up, y);
       std::vector<float> inner(shape.intermediate);
@@ -421,7 +436,6 @@ void time_decode(const char* name, const Shape& shape, int vocabulary, bool weig
   a.num_kv_heads = shape.kv_heads, a.weight_is_f8 = weight_f8, a.kv_is_f8 = kv_f8;
   a.hidden = to_device(std::vector<float>(size_t(rows) * shape.hidden, 0.5F));
   a.qkv = device_bytes(size_t(rows) * (shape.heads + 2 * shape.kv_heads) * 128 * 2);
-  a.intermediate = device_bytes(size_t(rows) * shape.intermediate * 2);
   a.cosines = to_device(std::vector<float>(rows * 64, 0.8F));
   a.sines = to_device(std::vector<float>(rows * 64, 0.6F));
   a.slots = to_device(slots);
@@ -439,17 +453,15 @@ void time_decode(const char* name, const Shape& shape, int vocabulary, bool weig
   const double head_bytes = double(vocabulary) * shape.hidden * 2;
   const double head_us =
       median_us(repeats, [&] { require(launch_gemv(head, multiprocessors, nullptr), "head"); });
-  for (const int64_t prefetch : {int64_t{0}, int64_t{64} << 10}) {
-    a.prefetch_bytes = prefetch;
-    const double us = median_us(
-        repeats, [&] { require(launch_decode(a, layers, multiprocessors, nullptr), "layers"); });
-    std::printf(
-        "%-4s rows %d context %4d weights %s kv %s prefetch %3ld KiB: layers %7.1f us (%.0f "
-        "GB/s, %2.0f %%), head %6.1f us (%2.0f %%), step %7.1f us = %6.0f tok/s in sum\n",
-        name, rows, context, weight_f8 ? "fp8" : "bf16", kv_f8 ? "fp8" : "bf16",
-        long(prefetch >> 10), us, bytes / us / 1e3, 100 * bytes / us / 1e3 / bandwidth, head_us,
-        100 * head_bytes / head_us / 1e3 / bandwidth, us + head_us, rows * 1e6 / (us + head_us));
-  }
+  const double us = median_us(
+      repeats, [&] { require(launch_decode(a, layers, multiprocessors, nullptr), "layers"); });
+  std::printf(
+      "%-4s rows %d context %4d weights %s kv %s: layers %7.1f us (%.0f GB/s, %2.0f %%), head "
+      "%6.1f "
+      "us (%2.0f %%), step %7.1f us = %6.0f tok/s in sum\n",
+      name, rows, context, weight_f8 ? "fp8" : "bf16", kv_f8 ? "fp8" : "bf16", us, bytes / us / 1e3,
+      100 * bytes / us / 1e3 / bandwidth, head_us, 100 * head_bytes / head_us / 1e3 / bandwidth,
+      us + head_us, rows * 1e6 / (us + head_us));
   std::fflush(stdout);
 }
 
@@ -487,7 +499,7 @@ int main(int argc, char** argv) {
   for (const bool f8 : {false, true}) {
     for (const auto& [rows, outputs, columns] :
          {std::array{1, 16, 128}, std::array{3, 100, 384}, std::array{8, 1000, 2048},
-          std::array{5, 4099, 1072}, std::array{2, 40, 9728}}) {
+          std::array{5, 4099, 1152}, std::array{2, 40, 9728}}) {
       for (const GemvOp op : {GemvOp::store, GemvOp::add, GemvOp::silu_mul}) {
         expect("gemv " + std::string(f8 ? "fp8 " : "bf16 ") + std::to_string(rows) + " x " +
                    std::to_string(outputs) + " x " + std::to_string(columns) + " op " +
@@ -497,24 +509,35 @@ int main(int argc, char** argv) {
     }
   }
   const Shape demo{384, 1024, 4, 2, 3};
-  const Shape grouped{512, 1216, 8, 2, 2};
+  const Shape grouped{512, 1280, 8, 2, 2};
+  const Shape tall{2560, 4864, 32, 8, 1};
   const Shape wide{1024, 9728, 4, 4, 1};
   for (const bool f8 : {false, true}) {
     for (const bool kv_f8 : {false, true}) {
+      // From the second layer on, keys and values differ by the rounding of bf16, and some of them
+      // fall on the other side of a step of e4m3, 6 to 12 % away.
+      const double limit = kv_f8 ? 3e-2 : 4e-3;
       const std::string tag = std::string(f8 ? "fp8" : "bf16") + "/" + (kv_f8 ? "fp8" : "bf16");
       expect("decode " + tag + " demo, 1 row", check_decode(demo, 1, {147}, f8, kv_f8, true, sms),
-             4e-3);
+             limit);
       expect("decode " + tag + " demo, first token",
-             check_decode(demo, 1, {1}, f8, kv_f8, true, sms), 4e-3);
+             check_decode(demo, 1, {1}, f8, kv_f8, true, sms), limit);
       expect("decode " + tag + " demo, 3 rows",
-             check_decode(demo, 3, {5, 333, 64}, f8, kv_f8, false, sms), 4e-3);
+             check_decode(demo, 3, {5, 333, 64}, f8, kv_f8, false, sms), limit);
       expect("decode " + tag + " groups of 4, 8 rows",
              check_decode(grouped, 8, {1, 2, 31, 32, 33, 65, 700, 1500}, f8, kv_f8, true, sms),
-             4e-3);
+             limit);
+      expect("decode " + tag + " demo, 2 rows, long",
+             check_decode(demo, 2, {5003, 2100}, f8, kv_f8, true, sms), limit);
+      expect("decode " + tag + " on 7 multiprocessors, 6 rows",
+             check_decode(demo, 6, {300, 1, 17, 16, 900, 44}, f8, kv_f8, true, 7), limit);
       expect("decode " + tag + " in chunks of columns, 8 rows",
              check_decode(wide, 8, {9, 8, 7, 6, 5, 4, 3, 2}, f8, kv_f8, true, sms), 4e-3);
     }
   }
+
+  expect("decode fp8/bf16 rows of 4B", check_decode(tall, 2, {100, 1023}, true, false, true, sms),
+         4e-3);
 
   const size_t bytes = size_t{4} << 30;
   void* data = random_weight(bytes / 2, false);

@@ -60,7 +60,7 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
       (kv != DType::bf16 && kv != DType::f8_e4m3)) {
     return false;
   }
-  for (const Tensor& x : {act.hidden, act.qkv, act.intermediate}) {
+  for (const Tensor& x : {act.hidden, act.qkv}) {
     if (!x.is_contiguous()) return false;
   }
   DecodeLayers all;
@@ -78,7 +78,6 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
                                   .kv_is_f8 = kv == DType::f8_e4m3,
                                   .hidden = act.hidden.data<float>(),
                                   .qkv = act.qkv.raw(),
-                                  .intermediate = act.intermediate.raw(),
                                   .cosines = inputs.cosines.data<float>(),
                                   .sines = inputs.sines.data<float>(),
                                   .slots = inputs.slots.data<int32_t>(),
@@ -86,8 +85,9 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
                                   .page_table = inputs.spans.page_table.data<int32_t>(),
                                   .max_pages = static_cast<int>(inputs.spans.page_table.stride(0)),
                                   .workspace = context.decode_workspace()};
-  if (!decode_supports(arguments)) return false;
-  require(launch_decode(arguments, all, context.card().num_multiprocessors, context.stream()),
+  const int num_multiprocessors = context.card().num_multiprocessors;
+  if (!decode_supports(arguments, num_multiprocessors)) return false;
+  require(launch_decode(arguments, all, num_multiprocessors, context.stream()),
           "the fused decoder");
   return true;
 }

@@ -57,18 +57,16 @@ struct DecodeArguments {
   bool kv_is_f8 = false;
   float* hidden = nullptr;         // [rows, hidden] in and out
   void* qkv = nullptr;             // [rows, (heads + 2 kv_heads) * 128] bf16 scratch
-  void* intermediate = nullptr;    // [rows, intermediate] bf16 scratch
   const float* cosines = nullptr;  // [rows, 64]
   const float* sines = nullptr;
   const int32_t* slots = nullptr;           // [rows] where the new key goes; negative: nowhere
   const int32_t* context_length = nullptr;  // [rows] the new token included
   const int32_t* page_table = nullptr;      // [rows, max_pages]
   int max_pages = 0;
-  void* workspace = nullptr;   // decode_workspace_bytes(), zeros before the first use
-  int64_t prefetch_bytes = 0;  // of the next matrix, per block, asked into L2: none paid on an H200
+  void* workspace = nullptr;  // decode_workspace_bytes(), zeros before the first use
 };
 
-[[nodiscard]] bool decode_supports(const DecodeArguments& arguments);
+[[nodiscard]] bool decode_supports(const DecodeArguments& arguments, int num_multiprocessors);
 /// For any model that decode_supports().
 [[nodiscard]] int64_t decode_workspace_bytes();
 /// Once per device, before the first launch.

@@ -2,55 +2,56 @@
 // is read once. Shared by the standalone product (gemv.cu) and the fused decoder
 // (decode_layers.cu).
 //
-// A warp works on units of 16 weight rows x 256 bytes: each lane loads eight 16-byte pieces (rows g
-// and g + 8, g = lane / 4) straight into registers, all in flight at once, and feeds them to
+// A warp works on units of 16 weight rows x 128 bytes: each lane loads four 16-byte pieces (rows g
+// and g + 8, g = lane / 4) straight into registers, some units ahead, and feeds them to
 // mma.m16n8k16 as the A operand; the up to 8 activation rows are the B operand's columns. A dot
 // product does not care about the order of its columns, so the fragments take columns in the order
 // in which a lane's 16 bytes bring them, and the activations are read in the same order: no
 // shuffle, no second layout of the weights.
+//
+// e4m3 becomes f16, which is one instruction for two weights; the activations beside it are f16 as
+// well, with a power of two per 128 columns that keeps every bf16 number of ordinary size exact.
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_fp8.h>
+#include <cuda_fp16.h>
 #include <stdint.h>
 
 namespace glimpse::cuda {
 
-/// Threads of a block that streams weights; one block per multiprocessor.
-inline constexpr int kStreamThreads = 512;
-inline constexpr int kStreamWarps = kStreamThreads / 32;
 /// Activation rows that one pass serves: the columns of the mma's B operand.
 inline constexpr int kStreamRows = 8;
-/// Weight rows of a tile: the rows of the mma's A operand.
-inline constexpr int kTileRows = 16;
 /// Bytes of each weight row in a unit.
-inline constexpr int kUnitBytes = 256;
-/// Tiles whose sums wait in shared memory at once: one per warp.
-inline constexpr int kTilesPerPass = kStreamWarps;
+inline constexpr int kUnitBytes = 128;
+/// Tiles of up to 16 weight rows whose sums wait in shared memory at once.
+inline constexpr int kTilesPerPass = 16;
+/// Columns of a staged row that share a power of two, and of an FP8 matrix that share a scale.
+inline constexpr int kBlockColumns = 128;
 
 struct Fp8 {
   uint8_t bits;
-};
-
-/// Where one tile's weights are: rows 0..7 follow `lower`, rows 8..15 follow `upper`: the same
-/// matrix eight rows on, or, for gate and up, the other half.
-struct TileRows {
-  const uint8_t* lower;
-  const uint8_t* upper;
-  const float* lower_scales;  // scale row of each half; null for bf16
-  const float* upper_scales;
-  int lower_rows;  // rows of each half that exist: 8, or fewer at the matrix's end
-  int upper_rows;
 };
 
 template <typename W>
 inline constexpr int kUnitColumns = kUnitBytes / static_cast<int>(sizeof(W));
 
 struct UnitRegisters {
-  uint4 lower[4];   // four 64-byte groups of row g
-  uint4 upper[4];   // of row g + 8
-  float scales[4];  // FP8: of the two 128-column blocks, lower half of the tile, then upper
+  uint4 lower[2];                  // two 64-byte groups of row g
+  uint4 upper[2];                  // of row g + 8
+  float lower_scale, upper_scale;  // FP8 only
 };
+
+/// Ends the life of what registers held. A register that only some paths write afterwards would
+/// count as in use everywhere before.
+__device__ inline void forget(uint4& words) {
+  asm volatile("mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w));
+}
+__device__ inline void forget(float& x) {
+  asm volatile("mov.b32 %0, 0;" : "=f"(x));
+}
+
+// ---- loads and conversions ----------------------------------------------------------------------
 
 __device__ inline uint4 load_stream(const void* address) {
   uint4 value;
@@ -61,11 +62,40 @@ __device__ inline uint4 load_stream(const void* address) {
 }
 
 __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// What f16_pairs_of_e4m3() leaves out: without the conversion instruction (before sm_89) the bits
+// are moved into place and stand for value * 2^-8.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+inline constexpr float kE4m3Factor = 256;
+#else
+inline constexpr float kE4m3Factor = 1;
+#endif
+
+/// Bytes 0 and 1 of `word` as two f16, and bytes 2 and 3.
+__device__ inline void f16_pairs_of_e4m3(uint32_t word, uint32_t& low, uint32_t& high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+  const uint32_t first = __byte_perm(word, 0, 0x1404);
+  const uint32_t second = __byte_perm(word, 0, 0x3424);
+  low = (first & 0x80008000U) | ((first >> 1) & 0x3F803F80U);
+  high = (second & 0x80008000U) | ((second >> 1) & 0x3F803F80U);
+#else
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; "
+      "}"
+      : "=r"(low), "=r"(high)
+      : "r"(word));
+#endif
 }
 
 /// Bytes 1 and 3 of `word` as two bf16: the e4m3 bits moved into place stand for value * 2^-120,
@@ -80,85 +110,102 @@ __device__ inline uint32_t bf16_pair_of_e4m3(uint32_t word) {
   return result;
 }
 
-/// sums += unit * activations. `activations` points to this lane's activation row (column g of B)
-/// in shared memory at the unit's first column, in the order of store_staged().
-///   sums: c[0], c[1] = row g, activation rows 2t and 2t + 1; c[2], c[3] = row g + 8
+__device__ inline uint32_t bf16_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// ---- staged activations -------------------------------------------------------------------------
+
+/// Activation rows in shared memory.
+struct Staged {
+  uint16_t* values;  // [rows, stride]: bf16; beside FP8 weights f16
+  float* scales;     // FP8 only: [blocks of 128 columns, kStreamRows]
+  int stride;
+};
+
+/// Elements between staged rows of `columns`, rounded up to whole blocks: the padding keeps the
+/// eight rows in different banks.
 template <typename W>
-__device__ inline void multiply_unit(const UnitRegisters& unit, const __nv_bfloat16* activations,
-                                     float (&sums)[4]) {
-  const int t = threadIdx.x % 4;
+__host__ __device__ inline int staged_stride(int64_t columns) {
+  const auto blocks = static_cast<int>((columns + kBlockColumns - 1) / kBlockColumns);
+  return blocks * kBlockColumns + (sizeof(W) == 1 ? 8 : 32);
+}
+
+/// A warp writes 128 columns of a row together, lane i columns 4i to 4i + 3 of block `block`.
+template <typename W>
+__device__ inline void put_staged(const Staged& staged, int row, int block, const float (&x)[4]) {
+  const int lane = threadIdx.x % 32;
+  uint2 words;
   if constexpr (sizeof(W) == 1) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {  // 128 columns share a scale
-      float c[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int group = 2 * half; group < 2 * half + 2; ++group) {
-        const auto* x = reinterpret_cast<const uint4*>(activations + group * 64 + t * 16);
-        const uint4 x0 = x[0];
-        const uint4 x1 = x[1];
-        const uint32_t b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
-        const uint32_t lower[4] = {unit.lower[group].x, unit.lower[group].y, unit.lower[group].z,
-                                   unit.lower[group].w};
-        const uint32_t upper[4] = {unit.upper[group].x, unit.upper[group].y, unit.upper[group].z,
-                                   unit.upper[group].w};
-#pragma unroll
-        for (int word = 0; word < 4; ++word) {
-          const uint32_t a[4] = {bf16_pair_of_e4m3(lower[word] << 8),
-                                 bf16_pair_of_e4m3(upper[word] << 8),
-                                 bf16_pair_of_e4m3(lower[word]), bf16_pair_of_e4m3(upper[word])};
-          mma_bf16(c, a, b[2 * word], b[2 * word + 1]);
-        }
-      }
-      sums[0] += c[0] * unit.scales[half];
-      sums[1] += c[1] * unit.scales[half];
-      sums[2] += c[2] * unit.scales[2 + half];
-      sums[3] += c[3] * unit.scales[2 + half];
+    const float largest = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
+    // The bits of positive numbers are in the order of the numbers. The block's largest becomes
+    // 2^14 to 2^15; what the exponents of floats do not reach stays below that.
+    const uint32_t bits = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest));
+    const uint32_t exponent = max(bits >> 23, 15U);
+    const float factor = __uint_as_float((268U - exponent) << 23);
+    const __half2 first = __floats2half2_rn(x[0] * factor, x[1] * factor);
+    const __half2 second = __floats2half2_rn(x[2] * factor, x[3] * factor);
+    words = {*reinterpret_cast<const uint32_t*>(&first),
+             *reinterpret_cast<const uint32_t*>(&second)};
+    if (lane == 0) {
+      staged.scales[block * kStreamRows + row] =
+          __uint_as_float((exponent - 14U) << 23) * kE4m3Factor;
     }
   } else {
+    words = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3])};
+  }
+  *reinterpret_cast<uint2*>(staged.values + row * staged.stride + block * kBlockColumns +
+                            lane * 4) = words;
+}
+
+/// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
+/// unit's first column, `x_scales` to its block's scales.
+///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
+template <typename W>
+__device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* x,
+                                     const float* x_scales, float (&sums)[4]) {
+  const int t = threadIdx.x % 4;
+  if constexpr (sizeof(W) == 1) {
+    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[t];
+    float c[2][4] = {};
 #pragma unroll
-    for (int group = 0; group < 4; ++group) {
-      const uint4 x = *reinterpret_cast<const uint4*>(activations + group * 32 + t * 8);
+    for (int group = 0; group < 2; ++group) {
+      const auto* from = reinterpret_cast<const uint4*>(x + group * 64 + t * 16);
+      const uint4 x0 = from[0];
+      const uint4 x1 = from[1];
+      const uint32_t b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
+      const uint32_t lower[4] = {unit.lower[group].x, unit.lower[group].y, unit.lower[group].z,
+                                 unit.lower[group].w};
+      const uint32_t upper[4] = {unit.upper[group].x, unit.upper[group].y, unit.upper[group].z,
+                                 unit.upper[group].w};
+#pragma unroll
+      for (int word = 0; word < 4; ++word) {
+        uint32_t a[4];
+        f16_pairs_of_e4m3(lower[word], a[0], a[2]);
+        f16_pairs_of_e4m3(upper[word], a[1], a[3]);
+        mma_f16(c[group], a, b[2 * word], b[2 * word + 1]);
+      }
+    }
+    sums[0] += (c[0][0] + c[1][0]) * (unit.lower_scale * x_scale.x);
+    sums[1] += (c[0][1] + c[1][1]) * (unit.lower_scale * x_scale.y);
+    sums[2] += (c[0][2] + c[1][2]) * (unit.upper_scale * x_scale.x);
+    sums[3] += (c[0][3] + c[1][3]) * (unit.upper_scale * x_scale.y);
+  } else {
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      const uint4 b = *reinterpret_cast<const uint4*>(x + group * 32 + t * 8);
       const uint4 lower = unit.lower[group];
       const uint4 upper = unit.upper[group];
       const uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y};
-      mma_bf16(sums, a0, x.x, x.y);
+      mma_bf16(sums, a0, b.x, b.y);
       const uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
-      mma_bf16(sums, a1, x.z, x.w);
+      mma_bf16(sums, a1, b.z, b.w);
     }
   }
 }
 
-/// Writes four neighbouring activation columns (the first a multiple of 4) to a staged row. FP8
-/// words bring the columns of each four in the order 0 2 1 3: even bytes first.
-template <typename W>
-__device__ inline void store_staged(__nv_bfloat16* row, int column, const __nv_bfloat16 (&x)[4]) {
-  const auto pair = [](__nv_bfloat16 low, __nv_bfloat16 high) {
-    return uint32_t{__bfloat16_as_ushort(low)} | uint32_t{__bfloat16_as_ushort(high)} << 16;
-  };
-  const uint2 words = sizeof(W) == 1 ? uint2{pair(x[0], x[2]), pair(x[1], x[3])}
-                                     : uint2{pair(x[0], x[1]), pair(x[2], x[3])};
-  *reinterpret_cast<uint2*>(row + column) = words;
-}
-
-/// Elements between staged rows: an odd multiple of 16 bytes modulo 128 keeps the eight rows in
-/// different banks. `columns` is rounded up to whole units.
-template <typename W>
-__host__ __device__ inline int staged_stride(int64_t columns) {
-  const int64_t units = (columns + kUnitColumns<W> - 1) / kUnitColumns<W>;
-  return static_cast<int>(units * kUnitColumns<W>) + 8;
-}
-
-/// Sums of one warp over a run of units inside one tile, waiting to be added to the others'.
-struct TileSums {
-  float values[kTileRows][kStreamRows];
-};
-
-/// Shared memory of a streaming block behind the staged activations. Warp w leaves its sums of tile
-/// t in slot w + t: along the line of units either the warp or the tile goes up by one from slot to
-/// slot, so the slots of a tile are neighbours, in the order of its columns.
-struct StreamScratch {
-  TileSums slots[kStreamWarps + kTilesPerPass];
-};
+// ---- who takes what -----------------------------------------------------------------------------
 
 /// First of `count` things that part `index` of `parts` takes when they are dealt out evenly. In 32
 /// bits: count * parts stays below 2^32.
@@ -167,178 +214,266 @@ __host__ __device__ inline int share_begin(int count, int index, int parts) {
                           static_cast<unsigned>(parts));
 }
 
-/// Asks for bytes to be brought into the L2 cache by the whole block; waits for nothing.
-__device__ inline void prefetch_to_l2(const void* begin, int64_t num_bytes) {
-  const auto* bytes = static_cast<const uint8_t*>(begin);
-  for (int64_t offset = int64_t{threadIdx.x} * 128; offset < num_bytes;
-       offset += kStreamThreads * 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(bytes + offset));
+/// A block's outputs of one matrix, dealt evenly to tiles. A tile is up to eight rows for the lower
+/// half of the mma's A operand and as many for the upper: the rows that follow or, of gate and up
+/// (`paired`), the same rows of the other matrix.
+struct TileRows {
+  int first, last;  // this block's outputs; the first is even
+  int half;         // rows in half a tile: even, at most 8
+  int per_tile;     // outputs: half or, unpaired, twice as many
+  int tiles;
+
+  __device__ static TileRows deal(int outputs, bool paired) {
+    TileRows rows;
+    const int pairs = (outputs + 1) / 2;
+    rows.first = 2 * share_begin(pairs, blockIdx.x, gridDim.x);
+    rows.last = min(2 * share_begin(pairs, blockIdx.x + 1, gridDim.x), outputs);
+    const int count = rows.last - rows.first;
+    const int halves = paired ? 1 : 2;
+    rows.tiles = (count + 8 * halves - 1) / (8 * halves);
+    const int slices = max(rows.tiles, 1) * halves * 2;
+    rows.half = max(2 * ((count + slices - 1) / slices), 2);
+    rows.per_tile = rows.half * halves;
+    return rows;
   }
+};
+
+/// Division by a number that stays: exact for n below 2^32 / d.
+struct Divisor {
+  int d;
+  uint32_t magic;
+
+  __device__ static Divisor of(int d) {
+    return {d, d > 1 ? 0xFFFFFFFFU / static_cast<uint32_t>(d) + 1 : 0};
+  }
+  __device__ int divide(int n) const {
+    return d > 1 ? static_cast<int>(__umulhi(static_cast<uint32_t>(n), magic)) : n;
+  }
+};
+
+/// How the units of up to kTilesPerPass tiles are dealt to the warps: each takes `per_warp` in a
+/// row, tile after tile.
+struct PassPlan {
+  int tiles;
+  Divisor units;     // per tile
+  Divisor per_warp;  // of all
+
+  /// `row_bytes` are whole units.
+  __device__ static PassPlan make(int tiles, int row_bytes, int warps) {
+    PassPlan plan;
+    plan.tiles = min(tiles, kTilesPerPass);
+    const int units = row_bytes / kUnitBytes;
+    plan.units = Divisor::of(units);
+    plan.per_warp = Divisor::of(max((plan.tiles * units + warps - 1) / warps, 1));
+    return plan;
+  }
+  __device__ int first() const { return static_cast<int>(threadIdx.x) / 32 * per_warp.d; }
+  __device__ int count() const { return max(min(per_warp.d, tiles * units.d - first()), 0); }
+};
+
+/// Sums of one warp over a run of units inside one tile, waiting to be added to the others':
+/// [activation row][weight row], padded against bank conflicts.
+struct TileSums {
+  float values[kStreamRows][20];
+};
+
+/// Warp w leaves its sums of tile t in slot w + t: along the line of units either the warp or the
+/// tile goes up by one from slot to slot, so the slots of a tile are neighbours, in the order of
+/// its columns.
+template <int kWarps>
+struct StreamScratch {
+  TileSums slots[kWarps + kTilesPerPass];
+};
+
+// ---- the stream ---------------------------------------------------------------------------------
+
+/// A lane's place in its two weight rows, at a unit's first byte.
+struct LaneRows {
+  const uint8_t* lower;
+  const uint8_t* upper;
+  const float* lower_scale;
+  const float* upper_scale;
+};
+
+/// Where `rows` of matrices that begin at `lower` and `upper` (the same one unless paired) are for
+/// this lane in `tile`. Rows beyond the end repeat the last one: their sums are never stored.
+template <typename W>
+__device__ inline LaneRows lane_rows(const TileRows& rows, bool paired, int tile, const void* lower,
+                                     const void* upper, const float* lower_scales,
+                                     const float* upper_scales, int64_t row_bytes,
+                                     int scale_columns) {
+  const int lane = threadIdx.x % 32;
+  const int low = rows.first + tile * rows.per_tile + min(lane / 4, rows.half - 1);
+  const int lower_row = min(low, rows.last - 1);
+  const int upper_row = paired ? lower_row : min(low + rows.half, rows.last - 1);
+  LaneRows at;
+  at.lower = static_cast<const uint8_t*>(lower) + lower_row * row_bytes + lane % 4 * 16;
+  at.upper = static_cast<const uint8_t*>(upper) + upper_row * row_bytes + lane % 4 * 16;
+  at.lower_scale = at.upper_scale = nullptr;
+  if constexpr (sizeof(W) == 1) {
+    at.lower_scale = lower_scales + lower_row / kBlockColumns * scale_columns;
+    at.upper_scale = upper_scales + upper_row / kBlockColumns * scale_columns;
+  }
+  return at;
 }
 
-/// Products of staged activations with a run of tiles, all warps of the block together. `locate`
-/// maps a tile number to its TileRows; `store(tile, row, column, lower, upper)` takes the sums of
-/// weight rows `row` (0..7) and `row` + 8 of the tile for activation row `column`.
-template <typename W>
-struct TileStream {
-  int64_t row_bytes;     // between consecutive weight rows
-  int64_t extent_bytes;  // of each row that take part, from TileRows' pointers on
-  int units;
+/// A warp's stream through its units of a pass: the kStages units that are in registers or on their
+/// way, and what is loaded next.
+template <typename W, int kStages>
+struct WeightStream {
+  UnitRegisters stages[kStages];
+  LaneRows at;
+  int tile, unit;  // of the next load
+  int to_load;
 
-  __device__ TileStream(int64_t row_columns, int64_t columns)
-      : row_bytes(row_columns * static_cast<int64_t>(sizeof(W))),
-        extent_bytes(columns * static_cast<int64_t>(sizeof(W))),
-        units(static_cast<int>((extent_bytes + kUnitBytes - 1) / kUnitBytes)) {}
-
-  /// A lane's place in its two weight rows.
-  struct Cursor {
-    const uint8_t* lower;
-    const uint8_t* upper;
-    const float* lower_scales;
-    const float* upper_scales;
-    int bytes_left;  // of the row from here on
-  };
-
-  /// Rows beyond the end repeat the last one: their sums are never stored.
-  __device__ Cursor cursor(const TileRows& rows, int unit) const {
-    const int lane = threadIdx.x % 32;
-    const int64_t offset = int64_t{unit} * kUnitBytes + (lane % 4) * 16;
-    Cursor at;
-    at.lower = rows.lower + min(lane / 4, rows.lower_rows - 1) * row_bytes + offset;
-    at.upper = rows.upper + min(lane / 4, rows.upper_rows - 1) * row_bytes + offset;
-    at.lower_scales = rows.lower_scales + 2 * unit;
-    at.upper_scales = rows.upper_scales + 2 * unit;
-    at.bytes_left = static_cast<int>(extent_bytes) - static_cast<int>(offset);
-    return at;
-  }
-
-  __device__ static void advance(Cursor& at) {
-    at.lower += kUnitBytes;
-    at.upper += kUnitBytes;
-    at.lower_scales += 2;
-    at.upper_scales += 2;
-    at.bytes_left -= kUnitBytes;
-  }
-
-  /// Starts the loads of one unit; columns beyond the extent read as zero.
-  __device__ void load(const Cursor& at, UnitRegisters& registers) const {
-#pragma unroll
-    for (int group = 0; group < 4; ++group) {
-      const bool inside = group * 64 < at.bytes_left;
-      registers.lower[group] = inside ? load_stream(at.lower + group * 64) : uint4{0, 0, 0, 0};
-      registers.upper[group] = inside ? load_stream(at.upper + group * 64) : uint4{0, 0, 0, 0};
-    }
-    if constexpr (sizeof(W) == 1) {
-      // Whole blocks of 128 columns, the last one perhaps shorter: the lane's offset is below 64.
-      const bool second = 128 < at.bytes_left + (threadIdx.x % 4) * 16;
-      registers.scales[0] = __ldg(at.lower_scales);
-      registers.scales[2] = __ldg(at.upper_scales);
-      registers.scales[1] = second ? __ldg(at.lower_scales + 1) : 0;
-      registers.scales[3] = second ? __ldg(at.upper_scales + 1) : 0;
-    }
-  }
-
-  /// Starts this warp's first loads before the activations exist.
+  /// Starts the first loads of a pass. `locate` maps a tile of the pass to this lane's rows.
   template <typename Locate>
-  __device__ void load_first(int first_tile, int last_tile, const Locate& locate,
-                             UnitRegisters& registers) const {
-    const int total = min(last_tile - first_tile, kTilesPerPass) * units;
-    const int warp = threadIdx.x / 32;
-    const int first = share_begin(total, warp, kStreamWarps);
-    registers = UnitRegisters{};
-    if (first < share_begin(total, warp + 1, kStreamWarps)) {
-      load(cursor(locate(first_tile + first / units), first % units), registers);
+  __device__ void begin(const PassPlan& plan, const Locate& locate) {
+    forget();
+    const int first = plan.first();
+    to_load = plan.count();
+    tile = plan.units.divide(first);
+    unit = first - tile * plan.units.d;
+    at = {nullptr, nullptr, nullptr, nullptr};
+    if (to_load > 0) seek(locate);
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (to_load > 0) load(stages[i], plan, locate);
     }
   }
 
-  /// `registers` hold what load_first() of the same tiles began. Ends with all warps past the last
-  /// store; `staged` may be overwritten then.
-  template <typename Locate, typename Store>
-  __device__ void multiply(int first_tile, int last_tile, const __nv_bfloat16* staged,
-                           int staged_rows, int stride, StreamScratch& scratch,
-                           UnitRegisters& registers, const Locate& locate,
-                           const Store& store) const {
+  /// Multiplies this warp's units with the staged activations and leaves the sums in the slots.
+  template <typename Locate>
+  __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows, TileSums* slots,
+                           const Locate& locate) {
     const int warp = threadIdx.x / 32;
-    const __nv_bfloat16* activations =
-        staged + min(static_cast<int>(threadIdx.x % 32) / 4, staged_rows - 1) * stride;
+    const uint16_t* row =
+        staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
+    const int first = plan.first();
+    const int count = plan.count();
+    int slot = plan.units.divide(first);
+    int column = first - slot * plan.units.d;  // in units
+    slot += warp;
+    float sums[4] = {0, 0, 0, 0};
 #pragma unroll 1
-    for (int pass = first_tile; pass < last_tile; pass += kTilesPerPass) {
-      const int tiles = min(last_tile - pass, kTilesPerPass);
-      const int total = tiles * units;
-      const int first = share_begin(total, warp, kStreamWarps);
-      const int last = share_begin(total, warp + 1, kStreamWarps);
-      int tile = min(first / units, tiles - 1);
-      int unit = first - tile * units;
-      Cursor at = cursor(locate(pass + tile), unit);
-      float sums[4] = {0, 0, 0, 0};
-      if (first == last) leave(scratch.slots[warp + tile], sums);
-#pragma unroll 1
-      for (int index = first; index < last; ++index) {
-        const UnitRegisters current = registers;
-        const __nv_bfloat16* x = activations + unit * kUnitColumns<W>;
-        const int slot = warp + tile;
-        ++unit;
-        const bool ends_tile = unit == units;
-        if (index + 1 < last) {
-          if (ends_tile) {
-            unit = 0;
-            at = cursor(locate(pass + ++tile), 0);
-          } else {
-            advance(at);
-          }
-          load(at, registers);
-        }
-        multiply_unit<W>(current, x, sums);
-        if (ends_tile || index + 1 == last) {
-          leave(scratch.slots[slot], sums);
+    for (int index = 0; index < count; index += kStages) {
+#pragma unroll
+      for (int i = 0; i < kStages; ++i) {
+        if (index + i >= count) continue;
+        multiply_unit<W>(stages[i], row + column * kUnitColumns<W>,
+                         staged.scales + column * kStreamRows, sums);
+        if (to_load > 0) load(stages[i], plan, locate);
+        ++column;
+        if (column == plan.units.d || index + i + 1 == count) {
+          leave(slots[slot], rows, sums);
           sums[0] = sums[1] = sums[2] = sums[3] = 0;
+          column = 0;
+          ++slot;
         }
       }
-      // The next pass's weights are on their way while this one's sums are added.
-      if (pass + kTilesPerPass < last_tile) {
-        load_first(pass + kTilesPerPass, last_tile, locate, registers);
-      }
-      __syncthreads();
-      add_up(tiles, pass, staged_rows, scratch, store);
-      __syncthreads();
     }
   }
 
  private:
-  __device__ static void leave(TileSums& slot, const float (&sums)[4]) {
-    const int g = threadIdx.x % 32 / 4;
-    const int t = threadIdx.x % 4;
-    *reinterpret_cast<float2*>(&slot.values[g][2 * t]) = {sums[0], sums[1]};
-    *reinterpret_cast<float2*>(&slot.values[g + 8][2 * t]) = {sums[2], sums[3]};
-  }
-
-  /// The warp whose run holds unit `unit` of a pass of `total`.
-  __device__ static int warp_of(int unit, int total) {
-    return (kStreamWarps * (unit + 1) + total - 1) / total - 1;
-  }
-
-  // Adds the warps' runs of each tile in the order of their columns: the same sum every time.
-  template <typename Store>
-  __device__ void add_up(int tiles, int pass, int staged_rows, const StreamScratch& scratch,
-                         const Store& store) const {
-    const int total = tiles * units;
-    for (int item = threadIdx.x; item < tiles * 8 * kStreamRows; item += kStreamThreads) {
-      const int tile = item / (8 * kStreamRows);
-      const int row = item / kStreamRows % 8;
-      const int column = item % kStreamRows;
-      if (column >= staged_rows) continue;
-      const int first = warp_of(tile * units, total) + tile;
-      const int last = warp_of(tile * units + units - 1, total) + tile;
-      float lower = 0;
-      float upper = 0;
-#pragma unroll 4
-      for (int slot = first; slot <= last; ++slot) {
-        lower += scratch.slots[slot].values[row][column];
-        upper += scratch.slots[slot].values[row + 8][column];
+  __device__ void forget() {
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {
+        glimpse::cuda::forget(stages[i].lower[group]);
+        glimpse::cuda::forget(stages[i].upper[group]);
       }
-      store(pass + tile, row, column, lower, upper);
+      glimpse::cuda::forget(stages[i].lower_scale);
+      glimpse::cuda::forget(stages[i].upper_scale);
+    }
+  }
+  template <typename Locate>
+  __device__ void seek(const Locate& locate) {
+    at = locate(tile);
+    at.lower += unit * kUnitBytes;
+    at.upper += unit * kUnitBytes;
+    at.lower_scale += unit;
+    at.upper_scale += unit;
+  }
+
+  template <typename Locate>
+  __device__ void load(UnitRegisters& to, const PassPlan& plan, const Locate& locate) {
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      to.lower[group] = load_stream(at.lower + group * 64);
+      to.upper[group] = load_stream(at.upper + group * 64);
+    }
+    if constexpr (sizeof(W) == 1) {
+      to.lower_scale = __ldg(at.lower_scale);
+      to.upper_scale = __ldg(at.upper_scale);
+    }
+    --to_load;
+    ++unit;
+    if (unit == plan.units.d && to_load > 0) {
+      unit = 0;
+      ++tile;
+      seek(locate);
+    } else {
+      at.lower += kUnitBytes;
+      at.upper += kUnitBytes;
+      ++at.lower_scale;
+      ++at.upper_scale;
+    }
+  }
+
+  __device__ static void leave(TileSums& slot, int rows, const float (&sums)[4]) {
+    const int g = threadIdx.x % 32 / 4;
+    const int row = threadIdx.x % 4 * 2;
+    if (row < rows) {
+      slot.values[row][g] = sums[0];
+      slot.values[row][g + 8] = sums[2];
+    }
+    if (row + 1 < rows) {
+      slot.values[row + 1][g] = sums[1];
+      slot.values[row + 1][g + 8] = sums[3];
     }
   }
 };
+
+/// Adds the warps' runs of each tile in the order of their columns: the same sum every time.
+/// `store(output, row, lower, upper)` takes two neighbouring outputs of one activation row: their
+/// sums in `lower`; paired, those of the other matrix in `upper`. The block must have met since the
+/// last multiply().
+template <typename Store>
+__device__ void add_up(const PassPlan& plan, const TileRows& rows, bool paired, int first_tile,
+                       int activation_rows, const TileSums* slots, const Store& store) {
+  const int row_bits = activation_rows > 4 ? 3 : activation_rows > 2 ? 2 : activation_rows - 1;
+  const int pair_bits = paired ? 2 : 3;
+  const int items = plan.tiles << (row_bits + pair_bits);
+  for (int item = threadIdx.x; item < items; item += static_cast<int>(blockDim.x)) {
+    const int row = item & ((1 << row_bits) - 1);
+    const int pair = item >> row_bits & ((1 << pair_bits) - 1);
+    const int tile = item >> (row_bits + pair_bits);
+    const int in_half = pair % 4 * 2;
+    const int half = pair / 4;  // 0 where paired
+    const int output =
+        rows.first + (first_tile + tile) * rows.per_tile + half * rows.half + in_half;
+    if (row >= activation_rows || in_half >= rows.half || output >= rows.last) continue;
+    const int first_unit = tile * plan.units.d;
+    const int first = plan.per_warp.divide(first_unit) + tile;
+    const int last = plan.per_warp.divide(first_unit + plan.units.d - 1) + tile;
+    const float* from = &slots[first].values[row][half * 8 + in_half];
+    float2 lower{0, 0};
+    float2 upper{0, 0};
+#pragma unroll 4
+    for (int slot = first; slot <= last; ++slot) {
+      const float2 part = *reinterpret_cast<const float2*>(from);
+      lower.x += part.x;
+      lower.y += part.y;
+      if (paired) {
+        const float2 other = *reinterpret_cast<const float2*>(from + 8);
+        upper.x += other.x;
+        upper.y += other.y;
+      }
+      from += sizeof(TileSums) / sizeof(float);
+    }
+    store(output, row, lower, upper);
+  }
+}
 
 }  // namespace glimpse::cuda
