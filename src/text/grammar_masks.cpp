@@ -19,7 +19,8 @@ GrammarMasks::GrammarMasks(Grammar grammar, std::shared_ptr<const TokenIndex> in
       stop_tokens_(std::move(stop_tokens)),
       matcher_(grammar_),
       start_(matcher_.start()),
-      levels_(TokenTrie::kMaxBytes + 1) {
+      levels_(TokenTrie::kMaxBytes + 1),
+      next_bytes_(TokenTrie::kMaxBytes + 1) {
   check(!stop_tokens_.empty(), "an answer cannot end");
 }
 
@@ -134,10 +135,17 @@ void GrammarMasks::walk(const TokenTrie& trie, const GrammarPositions& from, Vis
 // Nodes first..end are all that is below one node, whose positions stand in levels_.
 template <typename Visit>
 void GrammarMasks::walk_nodes(const TokenTrie& trie, uint32_t first, uint32_t end, Visit visit) {
+  if (first >= end) return;
+  const size_t above = trie.nodes[first].depth - 1U;
+  next_bytes_[above] = matcher_.possible_bytes(levels_[above]);
   for (uint32_t i = first; i < end;) {
     const TokenTrie::Node& node = trie.nodes[i];
+    const uint64_t next_bytes = next_bytes_[node.depth - 1U][node.byte / 64];
     GrammarPositions& here = levels_[node.depth];
-    matcher_.step(levels_[node.depth - 1U], node.byte, here);
+    here.clear();
+    if ((next_bytes >> (node.byte % 64) & 1U) != 0) {
+      matcher_.step(levels_[node.depth - 1U], node.byte, here);
+    }
     if (here.empty()) {
       i = node.end;
       continue;
@@ -158,7 +166,12 @@ void GrammarMasks::walk_nodes(const TokenTrie& trie, uint32_t first, uint32_t en
         walk_string(trie, i + 1, node.end, position, visit);
       }
     }
-    i = here.empty() ? node.end : i + 1;
+    if (here.empty()) {
+      i = node.end;
+      continue;
+    }
+    next_bytes_[node.depth] = matcher_.possible_bytes(here);
+    ++i;
   }
 }
 

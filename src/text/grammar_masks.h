@@ -52,7 +52,9 @@ class GrammarMasks {
   GrammarPositions start_;
   std::map<GrammarPositions, std::shared_ptr<const TokenMask>> masks_;
   std::atomic<bool> is_worn_ = false;
-  std::vector<GrammarPositions> levels_;  // where the bytes of the walk's path lead, by depth
+  // By depth: where the bytes of the walk's path lead, and which bytes may follow.
+  std::vector<GrammarPositions> levels_;
+  std::vector<GrammarMatcher::Bytes> next_bytes_;
 };
 
 }  // namespace glimpse

@@ -29,8 +29,9 @@ const GrammarMatcher::Closure& GrammarMatcher::closure_of(StateId state) {
   index = static_cast<int32_t>(closures_.size());
   Closure& closure = closures_.emplace_back();
   std::vector<StateId> open{state};
-  std::vector<bool> is_known(grammar_->states.size());
-  is_known[state] = true;
+  std::vector<bool> is_known;
+  if (!grammar_->states[state].jumps.empty()) is_known.resize(grammar_->states.size());
+  if (!is_known.empty()) is_known[state] = true;
   while (!open.empty()) {
     const StateId id = open.back();
     open.pop_back();
@@ -43,6 +44,7 @@ const GrammarMatcher::Closure& GrammarMatcher::closure_of(StateId state) {
       is_known[next] = true;
     }
   }
+  std::sort(closure.stops.begin(), closure.stops.end());
   return closure;
 }
 
@@ -65,6 +67,11 @@ void GrammarMatcher::expect(Place place) {
 
 // Adds a place and all that it reaches without a byte.
 void GrammarMatcher::add(Place place, GrammarPositions& out) {
+  const GrammarState& first = grammar_->states[place.state];
+  if (first.jumps.empty() && first.calls.empty() && !first.ends_rule) {
+    if (fits(place.stack, place.state)) out.push_back({place.stack, place.state, 0, 0});
+    return;
+  }
   places_.clear();
   expect(place);
   for (size_t i = 0; i < places_.size(); ++i) {
@@ -86,8 +93,9 @@ void GrammarMatcher::add(Place place, GrammarPositions& out) {
 }
 
 void GrammarMatcher::tidy(GrammarPositions& positions) {
-  if (positions.size() < 2) return;
-  std::sort(positions.begin(), positions.end());
+  if (!std::is_sorted(positions.begin(), positions.end())) {
+    std::sort(positions.begin(), positions.end());
+  }
   positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
 }
 
@@ -143,6 +151,21 @@ void GrammarMatcher::close_string(const GrammarPosition& position, GrammarPositi
   out.clear();
   add({position.stack, grammar_->states[position.state].close}, out);
   tidy(out);
+}
+
+GrammarMatcher::Bytes GrammarMatcher::possible_bytes(const GrammarPositions& positions) const {
+  Bytes bytes{};
+  for (const GrammarPosition& position : positions) {
+    if (position.state == kEnd) continue;
+    const GrammarState& at = grammar_->states[position.state];
+    if (at.is_string) bytes.fill(~uint64_t{0});
+    for (const GrammarState::Edge& edge : at.edges) {
+      for (int byte = edge.first; byte <= edge.last; ++byte) {
+        bytes[static_cast<size_t>(byte / 64)] |= uint64_t{1} << (byte % 64);
+      }
+    }
+  }
+  return bytes;
 }
 
 std::vector<TokenId> GrammarMatcher::added_tokens(const GrammarPositions& positions) const {

@@ -1,6 +1,7 @@
 // Follows a grammar byte by byte, all ways at once.
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <deque>
@@ -42,6 +43,9 @@ class GrammarMatcher {
   /// The position one step further within its string; what the limits say is the caller's affair.
   [[nodiscard]] GrammarPosition within_string(GrammarPosition position, StringStep step) const;
 
+  /// At least the bytes that lead on from the positions.
+  using Bytes = std::array<uint64_t, 4>;
+  [[nodiscard]] Bytes possible_bytes(const GrammarPositions& positions) const;
   /// Added tokens that lead on from the positions.
   [[nodiscard]] std::vector<TokenId> added_tokens(const GrammarPositions& positions) const;
   /// True when the grammar's end is among the positions.

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
+
+#include "text/string_formats.h"
 
 namespace glimpse {
 namespace {
@@ -18,12 +21,15 @@ const Keywords kAnnotations = {
     "$defs", "definitions", "deprecated", "readOnly", "writeOnly", "discriminator"};
 const std::map<std::string, Keywords, std::less<>> kKeywordsOfType = {
     {"object", {"properties", "required", "additionalProperties"}},
-    {"array", {"items", "minItems", "maxItems"}},
-    {"string", {"minLength", "maxLength"}},
+    {"array", {"items", "prefixItems", "minItems", "maxItems"}},
+    {"string", {"minLength", "maxLength", "format"}},
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
     {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
     {"boolean", {}},
     {"null", {}}};
+const Json kAnything = true;
+const Json kNoMembers = Json::object();
+const Json kNoItems = Json::array();
 constexpr int kMaxDepth = 64;  // of schemas within schemas
 
 std::string type_of(const Json& value) {
@@ -174,12 +180,7 @@ class Compiler {
   StateId typed(const Json& schema, const std::string& type, StateId from) {
     if (type == "object") return object(schema, from);
     if (type == "array") return array(schema, from);
-    if (type == "string") {
-      const uint32_t least = count_of(schema, "minLength", 0);
-      const uint32_t most = count_of(schema, "maxLength", kUnlimited);
-      if (least > most) malformed(fmt::format("minLength {} exceeds maxLength {}", least, most));
-      return builder_.string(from, least, most);
-    }
+    if (type == "string") return string(schema, from);
     if (type == "integer") return integer(schema, from);
     if (type == "number") return number(schema, from);
     if (type == "boolean") return builder_.one_of(from, {"true", "false"});
@@ -238,6 +239,20 @@ class Compiler {
                                                          (bounds.above_least || bounds.below_most));
     if (is_empty) malformed("no number is within the bounds");
     return builder_.number_between(from, bounds);
+  }
+
+  StateId string(const Json& schema, StateId from) {
+    const uint32_t least = count_of(schema, "minLength", 0);
+    const uint32_t most = count_of(schema, "maxLength", kUnlimited);
+    if (least > most) malformed(fmt::format("minLength {} exceeds maxLength {}", least, most));
+    if (!schema.contains("format")) return builder_.string(from, least, most);
+    if (least > 0 || most != kUnlimited) unsupported("a length beside \"format\"");
+    const Json& format = schema["format"];
+    const StateId inside = builder_.literal(from, "\"");
+    const std::optional<StateId> end =
+        format.is_string() ? add_format(builder_, inside, format.get<std::string>()) : std::nullopt;
+    if (!end) unsupported(fmt::format("the format {}", shown(format)));
+    return builder_.literal(*end, "\"");
   }
 
   StateId choices(const Json& schema, StateId from) {
@@ -319,22 +334,31 @@ class Compiler {
     const StateId open = builder_.white_space(builder_.literal(from, "["));
     if (least == 0) builder_.edge(open, ']', end);
     if (most == 0) return end;
-    // One rule for the item, called as often as the bounds say.
-    const StateId rule = builder_.new_state();
-    end_rule(schema.contains("items")
-                 ? within("items", [&] { return value(schema["items"], rule); })
-                 : builder_.any_value(rule));
-    const uint32_t counted = most == kUnlimited ? std::max(least, 1U) : most;
+    // A rule for each item that has a schema of its own and one for the rest, called as often as
+    // the bounds say.
+    std::vector<StateId> rules;
+    const auto add_rule = [&](const std::string& step, const Json& item) {
+      rules.push_back(builder_.new_state());
+      end_rule(within(step, [&] { return value(item, rules.back()); }));
+    };
+    const Json& first = schema.contains("prefixItems") ? schema["prefixItems"] : kNoItems;
+    if (!first.is_array()) malformed("\"prefixItems\" is no list");
+    for (size_t i = 0; i < first.size(); ++i) {
+      add_rule(fmt::format("prefixItems/{}", i), first[i]);
+    }
+    add_rule("items", schema.contains("items") ? schema["items"] : kAnything);
+    const auto num_rules = static_cast<uint32_t>(rules.size());
+    const uint32_t counted = most == kUnlimited ? std::max(least, num_rules) : most;
     StateId item = open;
     StateId after = open;
     for (uint32_t i = 1; i <= counted; ++i) {
       if (i > 1) item = builder_.white_space(builder_.literal(after, ","));
-      after = builder_.white_space(builder_.call(item, rule));
+      after = builder_.white_space(builder_.call(item, rules[std::min(i, num_rules) - 1]));
       if (i >= least) builder_.edge(after, ']', end);
     }
     if (most == kUnlimited) {
       const StateId more = builder_.white_space(builder_.literal(after, ","));
-      builder_.jump(builder_.white_space(builder_.call(more, rule)), after);
+      builder_.jump(builder_.white_space(builder_.call(more, rules.back())), after);
     }
     return end;
   }
@@ -346,8 +370,6 @@ class Compiler {
   };
 
   StateId object(const Json& schema, StateId from) {
-    static const Json kAnything = true;
-    static const Json kNoMembers = Json::object();
     const Json& properties = schema.contains("properties") ? schema["properties"] : kNoMembers;
     if (!properties.is_object()) malformed("\"properties\" is no object");
     const Json& others =
@@ -379,25 +401,27 @@ class Compiler {
   StateId listed_object(const std::vector<Member>& members, StateId from) {
     const StateId end = builder_.new_state();
     const size_t count = members.size();
-    std::vector<StateId> choice;  // choice[i]: one of the members from i on must come
+    // choice[i]: after a quote that begins the name of one of the members from i on. That they
+    // share the quote makes the choice among many a quick one.
+    std::vector<StateId> choice;
     for (size_t i = 0; i < count; ++i) choice.push_back(builder_.new_state());
     size_t first_closed = count;  // from here on no member is required any more
     while (first_closed > 0 && !members[first_closed - 1].is_required) --first_closed;
 
     const StateId open = builder_.white_space(builder_.literal(from, "{"));
-    if (count > 0) builder_.jump(open, choice[0]);
+    if (count > 0) builder_.edge(open, '"', choice[0]);
     if (first_closed == 0) builder_.edge(open, '}', end);
     for (size_t i = 0; i < count; ++i) {
       const Member& member = members[i];
       const bool has_next = i + 1 < count;
       if (!member.is_required && has_next) builder_.jump(choice[i], choice[i + 1]);
-      const StateId colon = builder_.literal(choice[i], Json(member.name).dump() + ":");
+      const StateId colon = builder_.literal(choice[i], Json(member.name).dump().substr(1) + ":");
       const StateId value_end = within("properties/" + member.name, [&] {
         return value(*member.schema, builder_.white_space(colon));
       });
       const StateId after = builder_.white_space(value_end);
       if (has_next) {
-        builder_.jump(builder_.white_space(builder_.literal(after, ",")), choice[i + 1]);
+        builder_.edge(builder_.white_space(builder_.literal(after, ",")), '"', choice[i + 1]);
       }
       if (i + 1 >= first_closed) builder_.edge(after, '}', end);
     }

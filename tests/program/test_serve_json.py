@@ -173,9 +173,9 @@ class Tools(Served):
         self.refused("no effect without tools", chat(tool_choice="required"))
         self.refused("no effect without tools", chat(parallel_tool_calls=False))
         odd = {"type": "function", "function": {"name": "odd", "strict": True, "parameters": {
-            "type": "object", "properties": {"a": {"type": "string", "format": "date"}}}}}
+            "type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}}}
         for choice in ("auto", "required"):
-            self.refused("tool odd at /properties/a: the keyword \"format\"",
+            self.refused("tool odd at /properties/a: the keyword \"pattern\"",
                          chat(tools=[odd], tool_choice=choice))
         self.refused("at once", chat(tools=[FIND], tool_choice="required",
                                      response_format={"type": "json_object"}))

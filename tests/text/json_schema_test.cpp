@@ -214,6 +214,64 @@ TEST(JsonSchema, ChoicesAreWrittenAsTheyStand) {
   for (const char* bad : {"2", "\"a\"", "121"}) EXPECT_FALSE(accepts(kSchema, bad)) << bad;
 }
 
+TEST(JsonSchema, FormatsAreAlwaysRight) {
+  struct Case {
+    const char* format;
+    std::vector<std::string> good;
+    std::vector<std::string> bad;
+  };
+  const std::vector<Case> cases = {
+      {"date",
+       {"2024-02-28", "1999-12-31", "2023-04-30"},
+       {"2024-02-30", "2023-04-31", "2023-00-10", "2023-13-01", "2023-1-1", "23-01-01"}},
+      {"time",
+       {"00:00:00Z", "23:59:59.125+05:30", "12:00:00-00:00"},
+       {"24:00:00Z", "12:60:00Z", "12:00:00", "12:00Z", "12:00:00.Z"}},
+      {"date-time",
+       {"2024-02-28T23:59:59Z", "2024-01-31T00:00:00.5-11:00"},
+       {"2024-02-28", "2024-02-28 23:59:59Z"}},
+      {"uuid",
+       {"01234567-89ab-cdef-0123-456789abcdef"},
+       {"0123456789abcdef0123456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg"}},
+      {"ipv4",
+       {"0.0.0.0", "255.255.255.255", "10.1.20.199"},
+       {"256.1.1.1", "1.1.1", "01.1.1.1", "1.1.1.1.1"}}};
+  for (const Case& one : cases) {
+    const Grammar grammar = compile_json_schema({{"type", "string"}, {"format", one.format}});
+    for (const std::string& text : one.good) {
+      EXPECT_TRUE(accepts(grammar, '"' + text + '"')) << text;
+    }
+    for (const std::string& text : one.bad) {
+      EXPECT_FALSE(accepts(grammar, '"' + text + '"')) << text;
+    }
+    EXPECT_FALSE(accepts(grammar, "\"\""));
+  }
+  expect_refused(R"({"format": "email"})", ErrorCode::unsupported, "the format \"email\"");
+  expect_refused(R"({"format": "date", "maxLength": 3})", ErrorCode::unsupported,
+                 "a length beside");
+}
+
+TEST(JsonSchema, FirstItemsMayHaveSchemasOfTheirOwn) {
+  const auto schema = [](const char* rest) {
+    return fmt::format(
+        R"({{"type": "array", "prefixItems": [{{"type": "integer"}}, {{"type": "null"}}]{}}})",
+        rest);
+  };
+  const std::string pair = schema(R"(, "minItems": 2, "maxItems": 2)");
+  EXPECT_TRUE(accepts(pair, "[1, null]"));
+  for (const char* bad : {"[1]", "[null, 1]", "[1, null, 2]"})
+    EXPECT_FALSE(accepts(pair, bad)) << bad;
+  const std::string closed = schema(R"(, "items": false)");
+  for (const char* good : {"[]", "[1]", "[1, null]"}) EXPECT_TRUE(accepts(closed, good)) << good;
+  EXPECT_FALSE(accepts(closed, "[1, null, 1]"));
+  const std::string open = schema(R"(, "items": {"type": "boolean"})");
+  for (const char* good : {"[1, null, true]", "[1, null, true, false]"}) {
+    EXPECT_TRUE(accepts(open, good)) << good;
+  }
+  EXPECT_FALSE(accepts(open, "[1, null, 3]"));
+  EXPECT_TRUE(accepts(schema(""), R"([1, null, "any", {}])"));
+}
+
 // ---- refusals -----------------------------------------------------------------------------------
 
 TEST(JsonSchema, AKeywordThatIsNotSupportedIsNamedWithItsPlace) {
@@ -221,8 +279,8 @@ TEST(JsonSchema, AKeywordThatIsNotSupportedIsNamedWithItsPlace) {
                  ErrorCode::unsupported, "at /properties/a: the keyword \"pattern\"");
   expect_refused(R"({"$ref": "#/$defs/x", "$defs": {"x": {"type": "array", "uniqueItems": true}}})",
                  ErrorCode::unsupported, "at /$defs/x: the keyword \"uniqueItems\"");
-  for (const char* keyword : {"format", "patternProperties", "not", "if", "multipleOf",
-                              "minProperties", "prefixItems", "contains", "nullable"}) {
+  for (const char* keyword :
+       {"patternProperties", "not", "if", "multipleOf", "minProperties", "contains", "nullable"}) {
     expect_refused(Json{{keyword, 1}}.dump(), ErrorCode::unsupported, keyword);
   }
   expect_refused(R"({"anyOf": [{}], "properties": {}})", ErrorCode::unsupported, "beside");
