@@ -1,0 +1,514 @@
+// Attention of the fused decoder: a block takes one kv head of one sequence over a run of its keys,
+// a warp 16 keys at a time through mma.sync, all query heads of the group at once.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include "cuda/decode_block.cuh"
+
+namespace glimpse::cuda::fused {
+
+__device__ inline int splits_of(int context, int max_splits) {
+  if (context <= 0) return 0;
+  return max(1, min(max_splits, (context + kTokensPerSplit - 1) / kTokensPerSplit));
+}
+
+__device__ inline AttentionUnit attention_unit(const Block& block, int index) {
+  const DecodeArguments& a = block.a;
+  const int max_splits = block.tail->max_splits;
+  AttentionUnit unit;
+  unit.split = index % max_splits;
+  unit.kv_head = index / max_splits % a.num_kv_heads;
+  unit.row = index / max_splits / a.num_kv_heads;
+  unit.context = unit.row < a.rows ? block.tail->context[unit.row] : 0;
+  const int splits = splits_of(unit.context, max_splits);
+  const bool used = unit.split < splits;
+  // Splits begin at whole tiles, so that a tile lies in one page.
+  const int tiles = (unit.context + kTileTokens - 1) / kTileTokens;
+  unit.first_token = used ? kTileTokens * share_begin(tiles, unit.split, splits) : 0;
+  unit.last_token =
+      used ? min(kTileTokens * share_begin(tiles, unit.split + 1, splits), unit.context) : 0;
+  return unit;
+}
+
+__device__ inline uint32_t* partial_of(const Block& block, Exchange& exchange, int row, int head,
+                                       int split) {
+  return exchange.partials[(row * block.a.num_heads + head) * block.tail->max_splits + split];
+}
+
+/// One head of a token by one warp: lane holds dimensions lane + 32 i.
+struct HeadLane {
+  float x[4];
+};
+
+/// What a head's norm and rotation need besides the head: loaded before the barrier.
+struct HeadConstants {
+  float norm[4];
+  float cosines[2];
+  float sines[2];
+};
+
+__device__ inline HeadConstants load_head_constants(const DecodeArguments& a, const float* norm,
+                                                    int row) {
+  const int lane = threadIdx.x % 32;
+  HeadConstants constants;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) constants.norm[i] = norm != nullptr ? __ldg(norm + lane + 32 * i) : 1;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    constants.cosines[i] = __ldg(a.cosines + row * kHalf + lane + 32 * i);
+    constants.sines[i] = __ldg(a.sines + row * kHalf + lane + 32 * i);
+  }
+  return constants;
+}
+
+__device__ inline HeadLane load_head(const Bf16* qkv) {
+  HeadLane head;
+  const auto* bits = reinterpret_cast<const unsigned short*>(qkv) + threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    head.x[i] = __bfloat162float(__ushort_as_bfloat16(__ldcg(bits + 32 * i)));
+  }
+  return head;
+}
+
+/// Norm (where the model has one), then rotary: rounded to bf16 after each, as the unfused
+/// operations do.
+__device__ inline void norm_and_rotate(HeadLane& head, const HeadConstants& constants,
+                                       bool has_norm, float epsilon) {
+  if (has_norm) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum += head.x[i] * head.x[i];
+    const float factor = rsqrtf(warp_sum(sum) / kDecodeHeadDim + epsilon);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      head.x[i] = __bfloat162float(__float2bfloat16(head.x[i] * factor * constants.norm[i]));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float c = constants.cosines[i];
+    const float s = constants.sines[i];
+    const float low = head.x[i];
+    const float high = head.x[i + 2];
+    head.x[i] = __bfloat162float(__float2bfloat16(low * c - high * s));
+    head.x[i + 2] = __bfloat162float(__float2bfloat16(high * c + low * s));
+  }
+}
+
+/// A head's 128 numbers in the cache's format, in device memory and in shared memory.
+template <bool kKvF8>
+__device__ inline void store_head(const HeadLane& head, void* cache, float* scales, int64_t entry,
+                                  void* copy, float* scale_copy) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (kKvF8) {
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(head.x[i]));
+    largest = warp_max(largest);
+    const float scale = largest > 0 ? largest / 448.0F : 1.0F;
+    auto* to = static_cast<uint8_t*>(cache) + entry * kDecodeHeadDim;
+    if (lane == 0) {
+      if (entry >= 0) scales[entry] = scale;
+      *scale_copy = scale;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint8_t bits = __nv_cvt_float_to_fp8(head.x[i] / scale, __NV_SATFINITE, __NV_E4M3);
+      if (entry >= 0) to[lane + 32 * i] = bits;
+      static_cast<uint8_t*>(copy)[lane + 32 * i] = bits;
+    }
+  } else {
+    auto* to = static_cast<Bf16*>(cache) + entry * kDecodeHeadDim;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Bf16 bits = __float2bfloat16(head.x[i]);
+      if (entry >= 0) to[lane + 32 * i] = bits;
+      static_cast<Bf16*>(copy)[lane + 32 * i] = bits;
+    }
+  }
+}
+
+/// Shared memory of the attention phase; lies where products stage their activations.
+struct AttentionShared {
+  Bf16 queries[kMaxGroup][kDecodeHeadDim + 8];
+  uint4 new_key[16];  // the newest token as the cache stores it
+  uint4 new_value[16];
+  float new_key_scale, new_value_scale;
+  float padding[2];
+  Partial partials[kMaxGroup][kStreamWarps];
+};
+static_assert(sizeof(AttentionShared) <= kStagedBytes);
+
+/// 16 tokens' keys and values as stored, as one warp holds them: lane (g, t) = (lane / 4, lane % 4)
+/// has pieces t of the keys of tokens g and g + 8, and pieces g of the values of tokens 2t, 2t + 1,
+/// 2t + 8 and 2t + 9.
+template <bool kKvF8>
+struct KvTile {
+  static constexpr int kKeyPieces = kKvF8 ? 2 : 4;
+  static constexpr int kValuePieces = kKvF8 ? 1 : 2;
+  uint4 keys[2][kKeyPieces];
+  uint4 values[4][kValuePieces];
+  float key_scales[4];  // e4m3: of the value's tokens
+  float value_scales[4];
+};
+
+__device__ inline int value_token(int i) {
+  return static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 + i / 2 * 8;
+}
+
+/// This warp's first token in a unit's round.
+__device__ inline int tile_begin(const AttentionUnit& unit, int round) {
+  return unit.first_token + round * kTokensPerRound +
+         static_cast<int>(threadIdx.x) / 32 * kTileTokens;
+}
+
+template <bool kKvF8>
+__device__ void load_tile(const DecodeArguments& a, const DecodeLayer& layer,
+                          const AttentionUnit& unit, int begin, KvTile<kKvF8>& tile) {
+  if (begin >= unit.last_token) return;
+  constexpr int kBytes = kDecodeHeadDim * (kKvF8 ? 1 : 2);
+  const int lane = threadIdx.x % 32;
+  const int page = __ldg(a.page_table + int64_t{unit.row} * a.max_pages + begin / kPageTokens);
+  const int64_t entry =
+      (int64_t{page} * a.num_kv_heads + unit.kv_head) * kPageTokens + begin % kPageTokens;
+  const int last = unit.last_token - 1 - begin;  // tokens beyond repeat it
+  const auto* keys = static_cast<const uint8_t*>(layer.keys) + entry * kBytes + lane % 4 * 16;
+  const auto* values = static_cast<const uint8_t*>(layer.values) + entry * kBytes + lane / 4 * 16;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint8_t* from = keys + min(lane / 4 + 8 * i, last) * kBytes;
+#pragma unroll
+    for (int piece = 0; piece < KvTile<kKvF8>::kKeyPieces; ++piece) {
+      tile.keys[i][piece] = __ldcg(reinterpret_cast<const uint4*>(from + piece * 64));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int token = min(value_token(i), last);
+    const uint8_t* from = values + token * kBytes;
+#pragma unroll
+    for (int piece = 0; piece < KvTile<kKvF8>::kValuePieces; ++piece) {
+      tile.values[i][piece] = __ldcg(reinterpret_cast<const uint4*>(from + piece * 128));
+    }
+    if constexpr (kKvF8) {
+      tile.key_scales[i] = __ldcg(layer.key_scales + entry + token);
+      tile.value_scales[i] = __ldcg(layer.value_scales + entry + token);
+    }
+  }
+}
+
+/// Puts the newest token into a tile that was loaded before it was stored. `newest` counts from the
+/// tile's first token; the tokens behind it repeat it.
+template <bool kKvF8>
+__device__ void patch_tile(const AttentionShared& shared, int newest, KvTile<kKvF8>& tile) {
+  if (newest >= kTileTokens) return;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (lane / 4 + 8 * i < newest) continue;
+#pragma unroll
+    for (int piece = 0; piece < KvTile<kKvF8>::kKeyPieces; ++piece) {
+      tile.keys[i][piece] = shared.new_key[piece * 4 + lane % 4];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (value_token(i) < newest) continue;
+#pragma unroll
+    for (int piece = 0; piece < KvTile<kKvF8>::kValuePieces; ++piece) {
+      tile.values[i][piece] = shared.new_value[piece * 8 + lane / 4];
+    }
+    if constexpr (kKvF8) {
+      tile.key_scales[i] = shared.new_key_scale;
+      tile.value_scales[i] = shared.new_value_scale;
+    }
+  }
+}
+
+/// Prepares the queries of one kv head and, in the split that owns the newest token, its key and
+/// value. Warps below the group size take a query head each, the next two the key and the value.
+template <bool kKvF8>
+__device__ void prepare_heads(const Block& block, const DecodeLayer& layer,
+                              const AttentionUnit& unit, const HeadConstants& constants,
+                              AttentionShared& shared) {
+  const DecodeArguments& a = block.a;
+  const int group = a.num_heads / a.num_kv_heads;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const bool owns_newest = unit.last_token == unit.context;
+  if (warp >= group + 2 || (warp >= group && !owns_newest)) return;
+  const int qkv_width = (a.num_heads + 2 * a.num_kv_heads) * kDecodeHeadDim;
+  const Bf16* qkv = static_cast<const Bf16*>(a.qkv) + int64_t{unit.row} * qkv_width;
+  const int head_index = warp < group    ? unit.kv_head * group + warp
+                         : warp == group ? a.num_heads + unit.kv_head
+                                         : a.num_heads + a.num_kv_heads + unit.kv_head;
+  HeadLane head = load_head(qkv + head_index * kDecodeHeadDim);
+  if (warp <= group) {
+    norm_and_rotate(head, constants, (warp < group ? layer.q_norm : layer.k_norm) != nullptr,
+                    a.epsilon);
+  }
+  if (warp < group) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      shared.queries[warp][lane + 32 * i] = __float2bfloat16(head.x[i]);
+    }
+    return;
+  }
+  const int slot = __ldg(a.slots + unit.row);
+  const int64_t entry =
+      slot < 0 ? -1
+               : (int64_t{slot / kPageTokens} * a.num_kv_heads + unit.kv_head) * kPageTokens +
+                     slot % kPageTokens;
+  if (warp == group) {
+    store_head<kKvF8>(head, layer.keys, layer.key_scales, entry, shared.new_key,
+                      &shared.new_key_scale);
+  } else {
+    store_head<kKvF8>(head, layer.values, layer.value_scales, entry, shared.new_value,
+                      &shared.new_value_scale);
+  }
+}
+
+/// c += queries * keys of eight tokens: c[0], c[1] are head g's scores of tokens 2t and 2t + 1.
+template <bool kKvF8>
+__device__ inline void score(const uint4& key, const Bf16* query, float (&c)[4]) {
+  const uint32_t words[4] = {key.x, key.y, key.z, key.w};
+  const auto* q = reinterpret_cast<const uint32_t*>(query);
+  if constexpr (kKvF8) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // Conversion takes every other byte, so the queries' pairs are regrouped alike.
+      const uint32_t a[4] = {__byte_perm(q[2 * i], q[2 * i + 1], 0x5410), 0,
+                             __byte_perm(q[2 * i], q[2 * i + 1], 0x7632), 0};
+      mma_bf16(c, a, bf16_pair_of_e4m3(words[i] << 8), bf16_pair_of_e4m3(words[i]));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t a[4] = {q[2 * i], 0, q[2 * i + 1], 0};
+      mma_bf16(c, a, words[2 * i], words[2 * i + 1]);
+    }
+  }
+}
+
+/// Four values of one dimension pair as the A operand: rows are dimensions 2i and 2i + 1 of this
+/// lane's pieces, columns its four tokens.
+template <bool kKvF8>
+__device__ inline void value_operand(const KvTile<kKvF8>& tile, int i, uint32_t (&a)[4]) {
+  const auto word = [&](int token) {
+    const uint4& piece = tile.values[token][kKvF8 ? 0 : i / 4];
+    const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
+    return words[kKvF8 ? i / 2 : i % 4];
+  };
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t first = word(2 * half);
+    const uint32_t second = word(2 * half + 1);
+    if constexpr (kKvF8) {
+      const uint32_t byte = i % 2 * 2;
+      a[2 * half] = bf16_pair_of_e4m3(__byte_perm(first, second, byte << 4 | (byte + 4) << 12));
+      a[2 * half + 1] =
+          bf16_pair_of_e4m3(__byte_perm(first, second, (byte + 1) << 4 | (byte + 5) << 12));
+    } else {
+      a[2 * half] = __byte_perm(first, second, 0x5410);
+      a[2 * half + 1] = __byte_perm(first, second, 0x7632);
+    }
+  }
+}
+
+/// A warp's attention so far. Lane (g, t) has head g's statistics (its own tokens' weights) and, of
+/// heads 2t and 2t + 1, the sums of the dimensions that its pieces of values bring.
+struct WarpAttention {
+  float sums[8][4] = {};  // [dimension pair][2 * dimension + head]
+  float maximum = -INFINITY;
+  float weight_sum = 0;
+};
+
+/// A tile of tokens, `count` of them valid, added to a warp's attention.
+template <bool kKvF8>
+__device__ void attend_tile(const KvTile<kKvF8>& tile, const AttentionShared& shared, int group,
+                            int count, WarpAttention& state) {
+  const int lane = threadIdx.x % 32;
+  const int t = lane % 4;
+  // Rows of the operand beyond the group's heads repeat the last one: nobody reads them.
+  const Bf16* query = shared.queries[min(lane / 4, group - 1)];
+  float c[2][4] = {};
+#pragma unroll
+  for (int piece = 0; piece < KvTile<kKvF8>::kKeyPieces; ++piece) {
+    const Bf16* q = query + (kKvF8 ? piece * 64 + t * 16 : piece * 32 + t * 8);
+    score<kKvF8>(tile.keys[0][piece], q, c[0]);
+    score<kKvF8>(tile.keys[1][piece], q, c[1]);
+  }
+  // log2(e) / sqrt(128): the softmax works in powers of two.
+  constexpr float kScale = 1.44269504F * 0.08838834764F;
+  float scores[4] = {c[0][0], c[0][1], c[1][0], c[1][1]};
+  float largest = state.maximum;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    scores[i] *= kKvF8 ? kScale * tile.key_scales[i] : kScale;
+    if (value_token(i) >= count) scores[i] = -INFINITY;
+    largest = fmaxf(largest, scores[i]);
+  }
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
+  const float keep = exp2f(state.maximum - largest);
+  state.maximum = largest;
+  state.weight_sum *= keep;
+  float weights[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    weights[i] = exp2f(scores[i] - largest);
+    state.weight_sum += weights[i];
+    if constexpr (kKvF8) weights[i] *= tile.value_scales[i];
+  }
+  const float keep_low = __shfl_sync(0xFFFFFFFFU, keep, 8 * t);
+  const float keep_high = __shfl_sync(0xFFFFFFFFU, keep, 8 * t + 4);
+  const uint32_t b0 = bf16_pair(weights[0], weights[1]);
+  const uint32_t b1 = bf16_pair(weights[2], weights[3]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    state.sums[i][0] *= keep_low;
+    state.sums[i][1] *= keep_high;
+    state.sums[i][2] *= keep_low;
+    state.sums[i][3] *= keep_high;
+    uint32_t a[4];
+    value_operand<kKvF8>(tile, i, a);
+    mma_bf16(state.sums[i], a, b0, b1);
+  }
+}
+
+/// A warp's attention into shared memory.
+template <bool kKvF8>
+__device__ void leave_partial(const WarpAttention& state, int group, AttentionShared& shared) {
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int g = lane / 4;
+  float total = state.weight_sum;
+  total += __shfl_xor_sync(0xFFFFFFFFU, total, 1);
+  total += __shfl_xor_sync(0xFFFFFFFFU, total, 2);
+  if (lane % 4 == 0 && g < group) {
+    shared.partials[g][warp].maximum = state.maximum;
+    shared.partials[g][warp].weight_sum = total;
+  }
+#pragma unroll
+  for (int odd = 0; odd < 2; ++odd) {
+    const int head = lane % 4 * 2 + odd;
+    if (head >= group) continue;
+    float* sums = shared.partials[head][warp].sums;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      auto* to = reinterpret_cast<float4*>(sums + (kKvF8 ? 16 * g + 8 * half : 64 * half + 8 * g));
+      const int i = 4 * half;
+      to[0] = {state.sums[i][odd], state.sums[i][2 + odd], state.sums[i + 1][odd],
+               state.sums[i + 1][2 + odd]};
+      to[1] = {state.sums[i + 2][odd], state.sums[i + 2][2 + odd], state.sums[i + 3][odd],
+               state.sums[i + 3][2 + odd]};
+    }
+  }
+}
+
+/// The block's warps become one partial result per query head, published for the next phase.
+__device__ inline void publish_partials(const Block& block, const AttentionUnit& unit,
+                                        const AttentionShared& shared, Exchange& exchange) {
+  const DecodeArguments& a = block.a;
+  const int group = a.num_heads / a.num_kv_heads;
+  const int dim = static_cast<int>(threadIdx.x) % kDecodeHeadDim;
+  const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
+  const int active = min(tiles, kStreamWarps);
+#pragma unroll 1
+  for (int head = static_cast<int>(threadIdx.x) / kDecodeHeadDim; head < group;
+       head += kStreamThreads / kDecodeHeadDim) {
+    const Partial* parts = shared.partials[head];
+    float maximum = -INFINITY;
+#pragma unroll 4
+    for (int i = 0; i < active; ++i) maximum = fmaxf(maximum, parts[i].maximum);
+    float sum = 0;
+    float weight_sum = 0;
+#pragma unroll 4
+    for (int i = 0; i < active; ++i) {
+      const float keep = exp2f(parts[i].maximum - maximum);
+      weight_sum += keep * parts[i].weight_sum;
+      sum += keep * parts[i].sums[dim];
+    }
+    uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + head, unit.split);
+    publish(out + dim, __float_as_uint(sum));
+    if (dim == 0) publish(out + kDecodeHeadDim, maximum, weight_sum);
+  }
+}
+
+/// What a block can load of its first unit before the barrier: everything but the new token's
+/// projections.
+template <bool kKvF8>
+struct AttentionStart {
+  HeadConstants constants;
+  KvTile<kKvF8> tile;
+
+  __device__ AttentionStart() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      forget(constants.norm[i]);
+      forget(i < 2 ? constants.cosines[i] : constants.sines[i - 2]);
+      forget(tile.key_scales[i]);
+      forget(tile.value_scales[i]);
+#pragma unroll
+      for (int piece = 0; piece < KvTile<kKvF8>::kValuePieces; ++piece) {
+        forget(tile.values[i][piece]);
+      }
+#pragma unroll
+      for (int piece = 0; piece < KvTile<kKvF8>::kKeyPieces; ++piece) {
+        if (i < 2) forget(tile.keys[i][piece]);
+      }
+    }
+  }
+};
+
+template <bool kKvF8>
+__device__ void begin_attention(const Block& block, const DecodeLayer& layer,
+                                const AttentionUnit& unit, AttentionStart<kKvF8>& start) {
+  const DecodeArguments& a = block.a;
+  if (unit.first_token >= unit.last_token) return;
+  const int warp = threadIdx.x / 32;
+  const int group = a.num_heads / a.num_kv_heads;
+  if (warp <= group) {
+    start.constants = load_head_constants(a, warp < group ? layer.q_norm : layer.k_norm, unit.row);
+  }
+  load_tile<kKvF8>(a, layer, unit, tile_begin(unit, 0), start.tile);
+}
+
+template <bool kKvF8>
+__device__ void attention(const Block& block, const DecodeLayer& layer,
+                          AttentionStart<kKvF8>& start, Exchange& exchange) {
+  const DecodeArguments& a = block.a;
+  auto& shared = *reinterpret_cast<AttentionShared*>(block.staged);
+  const int units = a.rows * a.num_kv_heads * block.tail->max_splits;
+  const int group = a.num_heads / a.num_kv_heads;
+  AttentionUnit unit = block.tail->unit;
+#pragma unroll 1
+  for (int index = blockIdx.x; index < units; index += gridDim.x) {
+    if (index != static_cast<int>(blockIdx.x)) {
+      unit = attention_unit(block, index);
+      begin_attention<kKvF8>(block, layer, unit, start);
+    }
+    if (unit.first_token >= unit.last_token) continue;
+    prepare_heads<kKvF8>(block, layer, unit, start.constants, shared);
+    __syncthreads();
+    const bool owns_newest = unit.last_token == unit.context;
+    WarpAttention state;
+#pragma unroll 1
+    for (int round = 0;; ++round) {
+      const int begin = tile_begin(unit, round);
+      if (begin >= unit.last_token) break;
+      KvTile<kKvF8> tile = start.tile;
+      load_tile<kKvF8>(a, layer, unit, begin + kTokensPerRound, start.tile);
+      if (owns_newest) patch_tile<kKvF8>(shared, unit.context - 1 - begin, tile);
+      attend_tile<kKvF8>(tile, shared, group, unit.last_token - begin, state);
+    }
+    if (tile_begin(unit, 0) < unit.last_token) leave_partial<kKvF8>(state, group, shared);
+    __syncthreads();
+    publish_partials(block, unit, shared, exchange);
+    if (index + static_cast<int>(gridDim.x) < units) __syncthreads();
+  }
+}
+
+}  // namespace glimpse::cuda::fused

@@ -1,0 +1,243 @@
+// What a block of the fused decoder (decode_layers.cu) knows and keeps in shared memory, and how
+// the blocks tell each other their results: one grid barrier per layer, and published words.
+#pragma once
+
+#include "cuda/decode_layers.h"
+#include "cuda/weight_stream.cuh"
+
+namespace glimpse::cuda::fused {
+
+// One block per multiprocessor. Every warp runs the code around the products: fewer warps run less
+// of it, and with all registers there are no spills.
+constexpr int kStreamThreads = 256;
+constexpr int kStreamWarps = kStreamThreads / 32;
+constexpr int kStages = 4;
+using Scratch = StreamScratch<kStreamWarps>;
+
+constexpr int kPageTokens = 32;
+constexpr int kHalf = kDecodeHeadDim / 2;
+constexpr int kMaxGroup = 4;  // query heads per kv head
+constexpr int kMaxHidden = 8192;
+constexpr int kMaxIntermediate = 32768;
+constexpr int kMaxBlocks = 256;
+// 99 KiB per block on every card.
+constexpr int kSharedBytes = 98 * 1024;
+constexpr int kResidualFloats = 2048;  // a block's share of the residual stream, all rows
+constexpr int kMaxChunkBlocks = 96;    // of 128 columns, staged at once
+constexpr int kTailBytes = 3 * 1024;
+constexpr int kStagedBytes = kSharedBytes - static_cast<int>(sizeof(Scratch)) -
+                             kResidualFloats * 4 - kMaxChunkBlocks * kStreamRows * 4 - kTailBytes;
+// Keys of one tile of the attention, by one warp; and of a whole block.
+constexpr int kTileTokens = 16;
+constexpr int kTokensPerRound = kTileTokens * kStreamWarps;
+// Keys that are worth a block of their own: fewer pieces are quicker to add up.
+constexpr int kTokensPerSplit = 128;
+// About two seconds: a block that waits longer means that the grid is not whole.
+constexpr long long kBarrierLimit = 4'000'000'000LL;
+constexpr int kPollLimit = 1 << 22;
+
+using Bf16 = __nv_bfloat16;
+
+/// Attention of one query head over one split: sums of values, the largest score and the sum of
+/// weights relative to it.
+struct Partial {
+  float sums[kDecodeHeadDim];
+  float maximum;
+  float weight_sum;
+  float padding[2];  // keeps `sums` 16-byte aligned
+};
+constexpr int kPartialWords = kDecodeHeadDim + 2;
+
+/// What the blocks tell each other within a layer, as published words.
+struct Exchange {
+  uint32_t after_attention[kDecodeRows * kMaxHidden];  // the residual stream, f32
+  uint32_t after_mlp[kDecodeRows * kMaxHidden];
+  uint32_t inner[kDecodeRows * kMaxIntermediate / 2];  // bf16 pairs
+  // [rows, heads, splits]; splits are given out only as far as there are blocks.
+  uint32_t partials[kMaxBlocks * kMaxGroup][sizeof(Partial) / 4];
+};
+static_assert(kMaxBlocks * kMaxGroup >= kDecodeRows * kDecodeMaxHeads);
+
+/// Device memory behind DecodeArguments::workspace.
+struct Workspace {
+  unsigned int barrier;
+  unsigned int finished;
+  unsigned int padding[2];
+  Exchange exchanges[2];  // of even and of odd layers
+};
+
+/// What stays the same of a product from layer to layer; worked out once per launch.
+struct ProductShape {
+  int outputs, columns;
+  TileRows rows;
+  PassPlan pass;      // of the first pass over the first chunk
+  int chunk_columns;  // that shared memory holds at once, whole blocks
+};
+
+/// One kv head of one sequence over a run of its keys: a block's work.
+struct AttentionUnit {
+  int row, kv_head, split;
+  int context;
+  int first_token, last_token;  // empty for splits that a short context does not need
+};
+
+/// The sums of a product's last pass, which wait in the slots.
+struct LastPass {
+  const PassPlan* plan;
+  int first_tile;
+};
+
+/// The end of a block's shared memory.
+struct BlockTail {
+  float reduction[kStreamWarps];
+  float norm_factors[kDecodeRows];  // 1 / rms of each row
+  DecodeArguments arguments;
+  DecodeLayer layers[2];  // this layer's pointers and the next one's
+  ProductShape shapes[kDecodeProducts];
+  PassPlan pass;       // of later passes and chunks
+  LastPass last_pass;  // of qkv, for the function that attends
+  AttentionUnit unit;  // this block's first
+  int max_splits;
+  int context[kDecodeRows];
+};
+static_assert(sizeof(BlockTail) <= kTailBytes);
+
+/// A block's shared memory and what it shares with the others.
+struct Block {
+  const DecodeArguments& a;
+  Workspace* workspace;
+  Scratch* scratch;
+  uint16_t* staged;      // kStagedBytes
+  float* staged_scales;  // [kMaxChunkBlocks, kStreamRows]
+  float* residual;       // [rows, this block's hidden columns]
+  BlockTail* tail;
+
+  __device__ Staged stage_of(int stride) const { return {staged, staged_scales, stride}; }
+};
+
+__device__ inline uint8_t* shared_memory() {
+  extern __shared__ __align__(16) uint8_t shared[];
+  return shared;
+}
+
+__device__ inline BlockTail& tail_of_block() {
+  return *reinterpret_cast<BlockTail*>(shared_memory() + kSharedBytes - kTailBytes);
+}
+
+__device__ inline Block this_block() {
+  uint8_t* const staged = shared_memory() + sizeof(Scratch);
+  auto* const scales = reinterpret_cast<float*>(staged + kStagedBytes);
+  BlockTail& tail = tail_of_block();
+  return {tail.arguments,
+          static_cast<Workspace*>(tail.arguments.workspace),
+          reinterpret_cast<Scratch*>(shared_memory()),
+          reinterpret_cast<uint16_t*>(staged),
+          scales,
+          scales + kMaxChunkBlocks * kStreamRows,
+          &tail};
+}
+
+__device__ inline float silu(float x) {
+  return __fdividef(x, 1.0F + __expf(-x));
+}
+
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, offset);
+  return x;
+}
+
+__device__ inline float warp_max(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, offset));
+  }
+  return x;
+}
+
+// ---- what blocks tell each other ----------------------------------------------------------------
+
+__device__ inline void arrive(const Block& block) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(&block.workspace->barrier)
+                 : "memory");
+  }
+}
+
+/// Until all blocks have arrived `times` times.
+__device__ inline void wait(const Block& block, int times) {
+  if (threadIdx.x == 0) {
+    const unsigned int target = static_cast<unsigned int>(times) * gridDim.x;
+    const long long start = clock64();
+    for (;;) {
+      unsigned int arrived;
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                   : "=r"(arrived)
+                   : "l"(&block.workspace->barrier)
+                   : "memory");
+      if (arrived >= target) break;
+      if (clock64() - start > kBarrierLimit) __trap();
+    }
+  }
+  __syncthreads();
+}
+
+// A published word is the complement of its bits; a word that is not there yet is zero. The one
+// pattern that would be zero is a NaN, for which another NaN stands. Words of a layer are taken
+// back by their writers behind the next layer's barrier, which no reader passes before it has read
+// them; they are used again in the layer after that, behind another barrier.
+
+__device__ inline uint32_t encoded(uint32_t bits) {
+  return bits == 0xFFFFFFFFU ? 0x80000000U : ~bits;
+}
+
+__device__ inline void publish(uint32_t* to, uint32_t bits) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(encoded(bits)) : "memory");
+}
+
+__device__ inline void publish(uint32_t* to, float low, float high) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to),
+               "r"(encoded(__float_as_uint(low))), "r"(encoded(__float_as_uint(high)))
+               : "memory");
+}
+
+__device__ inline void take_back(uint32_t* word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(0) : "memory");
+}
+
+__device__ inline uint4 peek4(const uint32_t* from) {
+  uint4 words;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "l"(from));
+  return words;
+}
+
+__device__ inline uint2 peek2(const uint32_t* from) {
+  uint2 words;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(words.x), "=r"(words.y)
+               : "l"(from));
+  return words;
+}
+
+/// `words` as first peeked; reads again until all are there.
+__device__ inline float4 collect(const uint32_t* from, uint4 words) {
+  for (int tries = 0; words.x == 0 || words.y == 0 || words.z == 0 || words.w == 0; ++tries) {
+    if (tries > kPollLimit) __trap();
+    words = peek4(from);
+  }
+  return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
+          __uint_as_float(~words.w)};
+}
+
+__device__ inline uint2 collect(const uint32_t* from, uint2 words) {
+  for (int tries = 0; words.x == 0 || words.y == 0; ++tries) {
+    if (tries > kPollLimit) __trap();
+    words = peek2(from);
+  }
+  return {~words.x, ~words.y};
+}
+
+}  // namespace glimpse::cuda::fused
