@@ -39,7 +39,11 @@ CLI::Validator between(T least, T most) {
           fmt::format("{} to {}", least, most)};
 }
 
+/// Turns "6.5GiB" into a number of bytes; units are powers of two.
+CLI::Validator size_in_bytes();
+
 /// Parts of the same table, for commands without an engine.
+void add_memory_flags(CLI::App& command, EngineOptions& engine);
 void add_sampling_flags(CLI::App& command, SamplingOptions& sampling);
 void add_output_flags(CLI::App& command, CommonFlags& flags);
 
@@ -78,6 +82,8 @@ void add_chat_command(CLI::App& program, int& result);
 void add_bench_command(CLI::App& program, int& result);
 void add_synth_command(CLI::App& program, int& result);
 void add_serve_command(CLI::App& program, int& result);
+void add_plan_command(CLI::App& program, int& result);
+void add_doctor_command(CLI::App& program, int& result);
 void add_ask_command(CLI::App& program, int& result);
 
 }  // namespace glimpse

@@ -1,3 +1,4 @@
+#include <charconv>
 #include <map>
 
 #include "command.h"
@@ -15,6 +16,11 @@ const std::map<std::string, VisionResidency> kVisionResidencies = {
     {"auto", VisionResidency::automatic},
     {"resident", VisionResidency::resident},
     {"on-demand", VisionResidency::on_demand}};
+
+// Memory is counted in powers of two, with or without the "i".
+const std::map<std::string, double> kSizeUnits = {
+    {"", 1},        {"b", 1},        {"k", 0x1p10}, {"kb", 0x1p10}, {"kib", 0x1p10}, {"m", 0x1p20},
+    {"mb", 0x1p20}, {"mib", 0x1p20}, {"g", 0x1p30}, {"gb", 0x1p30}, {"gib", 0x1p30}};
 
 void set_device(EngineOptions& engine, const std::string& text) {
   if (text == "auto") {
@@ -84,10 +90,34 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
       ->check(between(1, 1024));
   group.choice("--arithmetic", engine.arithmetic, kArithmetics,
                "exact (F32, as transformers), fast (BF16) or auto: exact on the CPU, fast on CUDA");
+  add_memory_flags(command, engine);
+}
+
+}  // namespace
+
+CLI::Validator size_in_bytes() {
+  return {[](std::string& text) -> std::string {
+            double number = 0;
+            const auto [end, error] =
+                std::from_chars(text.data(), text.data() + text.size(), number);
+            const std::string unit = text.substr(static_cast<size_t>(end - text.data()));
+            const auto found = kSizeUnits.find(CLI::detail::to_lower(unit));
+            const double bytes = found == kSizeUnits.end() ? 0 : number * found->second;
+            if (error != std::errc() || !(bytes >= 1 && bytes < 0x1p60)) {
+              return fmt::format("'{}' is not a size such as 6.5GiB or 700MiB", text);
+            }
+            text = std::to_string(static_cast<int64_t>(bytes));
+            return {};
+          },
+          "SIZE"};
+}
+
+void add_memory_flags(CLI::App& command, EngineOptions& engine) {
+  FlagGroup group(command, "Model and machine");
   group.value("--context", engine.context, "most tokens of a prompt and its answer")
       ->check(between(int64_t{16}, int64_t{1} << 20));
   group.value("--vram", engine.memory_cap_bytes, "hard cap on device memory, as 6.5GiB")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(size_in_bytes());
   group.choice("--kv", engine.kv_format, kKvFormats, "KV cache: auto, f32, bf16 or fp8");
   group.choice("--vision", engine.vision, kVisionResidencies,
                "vision weights on a GPU: auto, resident or on-demand");
@@ -98,8 +128,6 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
   group.value("--max-pixels", engine.max_pixels, "largest area a picture is scaled to")
       ->check(CLI::PositiveNumber);
 }
-
-}  // namespace
 
 void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
   FlagGroup group(command, "Sampling (default: the checkpoint's generation_config.json)");

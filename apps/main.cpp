@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
   glimpse::add_bench_command(program, result);
   glimpse::add_synth_command(program, result);
   glimpse::add_serve_command(program, result);
+  glimpse::add_plan_command(program, result);
+  glimpse::add_doctor_command(program, result);
   glimpse::add_ask_command(program, result);
   try {
     program.parse(argc, argv);

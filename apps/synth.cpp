@@ -40,6 +40,8 @@ void add_synth_command(CLI::App& program, int& result) {
   app->add_option("--tokenizer", options->tokenizer, "a tokenizer.json to put beside the weights")
       ->check(CLI::ExistingFile);
   app->add_option("--seed", options->seed, "equal seeds give equal weights (default: 0)");
+  app->add_flag("--sparse", options->is_sparse,
+                "zeros that take no room on the disk: for glimpse plan, for nothing else");
   app->add_flag("--quiet", *quiet, "no progress");
   app->callback([options, quiet, &result] { result = run(*options, *quiet); });
 }

@@ -15,6 +15,8 @@ struct SynthesizeOptions {
   std::filesystem::path directory;  ///< made when absent; must not hold a checkpoint already
   std::filesystem::path tokenizer;  ///< a tokenizer.json to put beside the weights; or empty
   uint64_t seed = 0;
+  /// Weights are zeros that take no room on the disk: good for memory plans, for nothing else.
+  bool is_sparse = false;
   std::function<void(int64_t done_bytes, int64_t total_bytes)> on_progress;
 };
 

@@ -178,6 +178,9 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
 
+  void resize(int64_t num_bytes) const {
+    if (::ftruncate(file_, num_bytes) != 0) fail_to_write(path_, errno);
+  }
   /// Thread-safe for distinct ranges.
   void write(int64_t offset, std::span<const std::byte> bytes) const {
     while (!bytes.empty()) {
@@ -204,6 +207,11 @@ class ShardWriter {
     const std::string header = header_of(tensors);
     file.write(0, std::as_bytes(std::span(header)));
     auto offset = static_cast<int64_t>(header.size());
+    if (options_.is_sparse) {
+      for (const RandomTensor& tensor : tensors) offset += tensor.num_bytes();
+      file.resize(offset);
+      return;
+    }
     for (const RandomTensor& tensor : tensors) {
       write_tensor(file, tensor, offset);
       offset += tensor.num_bytes();
@@ -318,6 +326,7 @@ void synthesize_checkpoint(const SynthesizeOptions& options) {
   write_random_checkpoint(shape, options.directory,
                           {.format = options.format == "fp8" ? Format::fp8 : Format::bf16,
                            .seed = options.seed,
+                           .is_sparse = options.is_sparse,
                            .on_progress = options.on_progress});
 }
 

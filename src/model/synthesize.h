@@ -28,6 +28,7 @@ struct RandomCheckpointOptions {
   Format format = Format::fp8;
   uint64_t seed = 0;
   int64_t max_shard_bytes = int64_t{5} << 30;
+  bool is_sparse = false;  // headers before holes instead of weights
   std::function<void(int64_t done_bytes, int64_t total_bytes)> on_progress = {};
 };
 

@@ -15,7 +15,9 @@ constexpr int64_t kDefaultContext = 4096;
 // Prompt tokens of one step: enough to use every core or multiprocessor well.
 constexpr int64_t kPrefillRowsCpu = 512;
 constexpr int64_t kPrefillRowsCuda = 1024;
+// For pictures seen before, beside the room for one of the largest size.
 constexpr int64_t kDefaultPictureCacheBytes = int64_t{32} << 20;
+constexpr int64_t kPictureCacheBytesOfSequence = int64_t{4} << 20;  // on a GPU
 // Of the context, at most this share is left to one picture unless the user says otherwise.
 constexpr double kPictureShare = 7.0 / 8;
 
@@ -56,6 +58,11 @@ DType resolve_kv_dtype(const EngineShape& shape, const EngineOptions& options) {
   return DType::f32;
 }
 
+int64_t default_picture_cache(const EngineShape& shape) {
+  if (shape.device == Device::cpu) return kDefaultPictureCacheBytes;
+  return std::min(shape.max_sequences * kPictureCacheBytesOfSequence, kDefaultPictureCacheBytes);
+}
+
 // How large pictures may become, and what follows from it.
 void resolve_pictures(const ModelConfig& config, const ImageProcessorConfig& pictures,
                       const EngineOptions& options, MemoryPlan& plan) {
@@ -94,7 +101,7 @@ void resolve_pictures(const ModelConfig& config, const ImageProcessorConfig& pic
   const int64_t token_bytes = (1 + vision.num_deepstack()) * vision.out_hidden_size *
                               bytes_of(activation_dtype(shape.arithmetic));
   const int64_t cache_bytes =
-      options.picture_cache_bytes > 0 ? options.picture_cache_bytes : kDefaultPictureCacheBytes;
+      options.picture_cache_bytes > 0 ? options.picture_cache_bytes : default_picture_cache(shape);
   shape.visual_store_tokens = tokens + cache_bytes / token_bytes;
 }
 
