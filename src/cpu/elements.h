@@ -19,6 +19,7 @@ T* row_of(const Tensor& x, int64_t i) {
   if (x.rank() == 3) {
     return x.data<T>() + i / x.size(1) * x.stride(0) + i % x.size(1) * x.stride(1);
   }
+  if (x.rank() == 2) return x.data<T>() + i * x.stride(0);
   return x.rank() == 1 ? x.data<T>() : x.data<T>() + i * x.row_stride();
 }
 
