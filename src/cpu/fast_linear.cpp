@@ -17,8 +17,8 @@ namespace {
 
 using cpu::kPanelRows;
 
-// Activation rows whose sums (256 bytes each) stay in L2 while a panel's columns pass by.
-constexpr int64_t kBlockRows = 1024;
+// Activation rows that meet a panel at once: they and their sums stay in L2.
+constexpr int64_t kBlockRows = 640;
 constexpr int64_t kBlockRowsPerChunk = 32;
 // Rows up to which weights are multiplied straight from the file.
 constexpr int64_t kDirectRows = 4;
@@ -87,8 +87,8 @@ void widen_columns(const LinearPart& part, int64_t row, int64_t first_column, in
   });
 }
 
-/// A block of up to kScaleBlock columns of a panel's weight rows on its way from memory. Rows are
-/// far apart, which no prefetcher of a processor foresees, and of a burst of requests it drops
+/// A block of up to kScaleBlock columns of a panel's weight rows on its way from memory. Rows
+/// are far apart, which no prefetcher of a processor foresees, and of a burst of requests it drops
 /// most: so a few rows are asked for and a few that have come are widened between two products.
 template <typename T>
 class WeightBlock {
@@ -148,8 +148,8 @@ struct PanelScratch {
   AlignedVector<float> sums;
 };
 
-/// Activation rows in blocks of kScaleBlock columns, each block's rows one behind the other: rows a
-/// power of two apart would share a few sets of the caches.
+/// Activation rows in blocks of kScaleBlock columns, each block's rows one behind the other:
+/// rows a power of two apart would share a few sets of the caches.
 template <typename T>
 struct Blocks {
   int64_t num_rows = 0;
@@ -296,9 +296,12 @@ template <typename T>
 void multiply_packed(ThreadPool& pool, const std::vector<Product>& products) {
   const Tensor& x = products.front().x;
   const int64_t rows = x.size(0);
+  const int64_t num_blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t block_rows = (tiles + num_blocks - 1) / num_blocks * kTileRows;  // about equal
   Blocks<T> blocks;
-  for (int64_t first_x = 0; first_x < rows; first_x += kBlockRows) {
-    blocks.pack(pool, x, first_x, std::min(kBlockRows, rows - first_x));
+  for (int64_t first_x = 0; first_x < rows; first_x += block_rows) {
+    blocks.pack(pool, x, first_x, std::min(block_rows, rows - first_x));
     const int64_t work = blocks.num_rows * x.size(1) * kPanelRows;
     const int64_t grain = std::max<int64_t>(1, (1 << 19) / work);
     for_groups(pool, products, kPanelRows, grain,
