@@ -1,4 +1,5 @@
 // The 80 answers of the demo checkpoint, token by token, as transformers gives them in F32.
+#include <algorithm>
 #include <cmath>
 
 #include <gtest/gtest.h>
@@ -45,15 +46,18 @@ TEST(DemoAnswers, InFastArithmeticDifferOnlyWhereTwoTokensWereNearlyEqual) {
   const std::vector<GoldenAnswer> goldens = golden_answers();
   const std::vector<Answer> answers = ask_all(engine, goldens);
   int num_equal = 0;
+  double largest_gap = 0;  // the smallest of an answer, over the answers that differ
   for (size_t i = 0; i < goldens.size(); ++i) {
     if (answers[i].tokens == goldens[i].ids) {
       ++num_equal;
     } else {
+      largest_gap = std::max<double>(largest_gap, goldens[i].smallest_gap);
       EXPECT_LT(goldens[i].smallest_gap, kExcusedGapFast)
           << goldens[i].file << ", " << goldens[i].prompt << ": " << answers[i].text;
     }
   }
-  std::cout << num_equal << " of " << goldens.size() << " equal\n";
+  std::cout << num_equal << " of " << goldens.size() << " equal, gaps up to " << largest_gap
+            << "\n";
   EXPECT_GE(num_equal, 72);
 }
 
