@@ -1,5 +1,6 @@
 // The fragments of GrammarBuilder that JSON is made of. White space and numbers are bounded here:
-// a model that could go on with either for ever sometimes does.
+// a model that could go on with either for ever sometimes does. There is none before a comma or a
+// colon.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -239,8 +240,8 @@ void GrammarBuilder::make_value_rules() {
   edge(first_item, ']', value_end);
   const StateId item = new_state();
   jump(first_item, item);
-  const StateId after_item = white_space(call(item, value_rule_));
-  edge(after_item, ']', value_end);
+  const StateId after_item = call(item, value_rule_);
+  edge(white_space(after_item), ']', value_end);
   jump(white_space(literal(after_item, ",")), item);
 
   const StateId first_key = white_space(literal(object_rule_, "{"));
@@ -248,8 +249,8 @@ void GrammarBuilder::make_value_rules() {
   const StateId key = new_state();
   jump(first_key, key);
   const StateId colon = literal(string(key, 0, kUnlimited), ":");
-  const StateId after_member = white_space(call(white_space(colon), value_rule_));
-  edge(after_member, '}', object_end);
+  const StateId after_member = call(white_space(colon), value_rule_);
+  edge(white_space(after_member), '}', object_end);
   jump(white_space(literal(after_member, ",")), key);
 }
 

@@ -353,12 +353,12 @@ class Compiler {
     StateId after = open;
     for (uint32_t i = 1; i <= counted; ++i) {
       if (i > 1) item = builder_.white_space(builder_.literal(after, ","));
-      after = builder_.white_space(builder_.call(item, rules[std::min(i, num_rules) - 1]));
-      if (i >= least) builder_.edge(after, ']', end);
+      after = builder_.call(item, rules[std::min(i, num_rules) - 1]);
+      if (i >= least) builder_.edge(builder_.white_space(after), ']', end);
     }
     if (most == kUnlimited) {
       const StateId more = builder_.white_space(builder_.literal(after, ","));
-      builder_.jump(builder_.white_space(builder_.call(more, rules.back())), after);
+      builder_.jump(builder_.call(more, rules.back()), after);
     }
     return end;
   }
@@ -416,14 +416,13 @@ class Compiler {
       const bool has_next = i + 1 < count;
       if (!member.is_required && has_next) builder_.jump(choice[i], choice[i + 1]);
       const StateId colon = builder_.literal(choice[i], Json(member.name).dump().substr(1) + ":");
-      const StateId value_end = within("properties/" + member.name, [&] {
+      const StateId after = within("properties/" + member.name, [&] {
         return value(*member.schema, builder_.white_space(colon));
       });
-      const StateId after = builder_.white_space(value_end);
       if (has_next) {
         builder_.edge(builder_.white_space(builder_.literal(after, ",")), '"', choice[i + 1]);
       }
-      if (i + 1 >= first_closed) builder_.edge(after, '}', end);
+      if (i + 1 >= first_closed) builder_.edge(builder_.white_space(after), '}', end);
     }
     return end;
   }
@@ -437,10 +436,9 @@ class Compiler {
     const StateId key = builder_.new_state();
     builder_.jump(open, key);
     const StateId colon = builder_.literal(builder_.string(key, 0, kUnlimited), ":");
-    const StateId value_end =
+    const StateId after =
         within("additionalProperties", [&] { return value(schema, builder_.white_space(colon)); });
-    const StateId after = builder_.white_space(value_end);
-    builder_.edge(after, '}', end);
+    builder_.edge(builder_.white_space(after), '}', end);
     builder_.jump(builder_.white_space(builder_.literal(after, ",")), key);
     return end;
   }

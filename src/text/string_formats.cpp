@@ -15,9 +15,12 @@ std::vector<std::string> two_digits(int first, int last) {
   return numbers;
 }
 
-// February has 28 days: whether it has one more depends on the year.
+// February has 28 days: whether it has one more depends on the year. Years have no leading zero:
+// many readers know no year 0.
 StateId add_date(GrammarBuilder& builder, StateId from) {
-  const StateId month = builder.literal(builder.digits(from, 4, 4), "-");
+  const StateId century = builder.new_state();
+  builder.edge(from, '1', '9', century);
+  const StateId month = builder.literal(builder.digits(century, 3, 3), "-");
   const StateId end = builder.new_state();
   const auto add_days = [&](const std::vector<std::string>& months, int last) {
     const StateId day = builder.literal(builder.one_of(month, months), "-");

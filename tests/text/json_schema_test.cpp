@@ -198,6 +198,8 @@ TEST(JsonSchema, WhiteSpaceAndNumbersAreBounded) {
   EXPECT_TRUE(accepts(R"({"type": "array"})", "[\n    1 ]"));
   EXPECT_FALSE(accepts(R"({"type": "array"})", "[  1]"));
   EXPECT_FALSE(accepts(R"({"type": "array"})", "[\n\n1]"));
+  EXPECT_TRUE(accepts(R"({"type": "array"})", "[1, 2 ]"));
+  EXPECT_FALSE(accepts(R"({"type": "array"})", "[1 , 2]"));
   EXPECT_FALSE(accepts(R"({"type": "array"})", "[\n" + std::string(40, ' ') + "1]"));
   EXPECT_TRUE(accepts(R"({"type": "integer"})", std::string(18, '7')));
   EXPECT_FALSE(accepts(R"({"type": "integer"})", std::string(19, '7')));
@@ -223,7 +225,8 @@ TEST(JsonSchema, FormatsAreAlwaysRight) {
   const std::vector<Case> cases = {
       {"date",
        {"2024-02-28", "1999-12-31", "2023-04-30"},
-       {"2024-02-30", "2023-04-31", "2023-00-10", "2023-13-01", "2023-1-1", "23-01-01"}},
+       {"2024-02-30", "2023-04-31", "2023-00-10", "2023-13-01", "2023-1-1", "23-01-01",
+        "0000-01-01"}},
       {"time",
        {"00:00:00Z", "23:59:59.125+05:30", "12:00:00-00:00"},
        {"24:00:00Z", "12:60:00Z", "12:00:00", "12:00Z", "12:00:00.Z"}},
