@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "glimpse/device_memory.h"
 #include "server/server.h"
 
 namespace glimpse {
@@ -18,6 +19,7 @@ struct ServeCommand {
   std::filesystem::path api_key_file;
   std::string idle_unload;
   int64_t max_model_len = 0;
+  double gpu_memory_utilization = 0;
   bool no_access_log = false;
 };
 
@@ -84,12 +86,31 @@ void check_flags(const ServeCommand& command) {
     throw Error(ErrorCode::invalid_argument, "--tls-cert and --tls-key go together",
                 "give both, or neither");
   }
+  if (command.server.max_body_memory < command.server.max_body_bytes) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("--max-body-memory {} is less than --max-body {}",
+                            command.server.max_body_memory, command.server.max_body_bytes),
+                "one request of the largest size must fit");
+  }
+}
+
+// Glimpse's own flags go before vLLM's.
+void apply_aliases(const ServeCommand& command, EngineOptions& engine) {
+  if (engine.context == 0) engine.context = command.max_model_len;
+  if (command.gpu_memory_utilization == 0 || engine.memory_cap_bytes != 0) return;
+  const int64_t card = gpu_memory_bytes(engine);
+  if (card == 0) {
+    throw Error(ErrorCode::invalid_argument, "--gpu-memory-utilization has no effect without a GPU",
+                "leave it out, or cap the memory with --vram");
+  }
+  engine.memory_cap_bytes =
+      static_cast<int64_t>(static_cast<double>(card) * command.gpu_memory_utilization);
 }
 
 int run(ServeCommand& command) {
   check_flags(command);
   CommonFlags& flags = command.flags;
-  if (flags.engine.context == 0) flags.engine.context = command.max_model_len;
+  apply_aliases(command, flags.engine);
   if (flags.engine.max_sequences == 0) {
     flags.engine.max_sequences = kServerSequences;
     flags.engine.fewer_sequences = true;
@@ -139,6 +160,10 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
   app.add_option("--max-body", server.max_body_bytes, "largest request, as 32MiB (the default)")
       ->transform(CLI::AsSizeValue(false))
       ->group(group);
+  app.add_option("--max-body-memory", server.max_body_memory,
+                 "bytes of requests under way, all together; more get a 429 (default: 512MiB)")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(group);
   app.add_option("--max-connections", server.max_connections, "open at once (default: 4096)")
       ->check(CLI::Range(1, 1 << 20))
       ->group(group);
@@ -159,6 +184,10 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
   app.add_option("--max-model-len", command.max_model_len,
                  "vLLM's name of --context, which goes before it")
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 20))
+      ->group(group);
+  app.add_option("--gpu-memory-utilization", command.gpu_memory_utilization,
+                 "vLLM's way to say --vram, which goes before it: a part of the card's memory")
+      ->check(CLI::Range(0.01, 1.0))
       ->group(group);
 }
 

@@ -17,6 +17,12 @@ constexpr size_t kMostPipelinedBytes = 65536;
 constexpr uint64_t kMostLingerBytes = uint64_t{64} << 20;
 constexpr std::chrono::milliseconds kLingerTime{5000};
 
+[[noreturn]] void refuse_body() {
+  throw RequestError(429, "the server holds as many bytes of requests as it may", {},
+                     "try again in a moment, or start the server with a larger --max-body-memory",
+                     "overloaded");
+}
+
 }  // namespace
 
 // Hands every call to the strand. Dropped without an answer, it answers for its owner.
@@ -81,7 +87,8 @@ Connection::Connection(std::unique_ptr<Transport> transport, HttpHandler& handle
       handler_(handler),
       limits_(limits),
       deadline_(transport_->executor()),
-      reader_(std::make_unique<RequestReader>(limits.request)) {}
+      reader_(std::make_unique<RequestReader>(limits.request)),
+      body_share_(limits.bodies) {}
 
 void Connection::start() {
   asio::post(transport_->executor(), [self = shared_from_this()] {
@@ -129,9 +136,15 @@ void Connection::advance_reading() {
       judge_head();
       continue;
     }
+    count_body();
     if (head_judged_ && reader_->is_complete()) return dispatch();
     if (used == 0 || input_.empty()) return read_more();
   }
+}
+
+// The length that a head tells is only compared: a client that sends nothing holds nothing.
+void Connection::count_body() {
+  if (!body_share_.grow_to(reader_->body_bytes())) refuse_body();
 }
 
 void Connection::judge_head() {
@@ -144,6 +157,7 @@ void Connection::judge_head() {
     return refuse(std::move(*refusal));
   }
   if (!head_.has_body) return;
+  if (limits_.bodies && !limits_.bodies->has_room(head_.content_length)) refuse_body();
   set_deadline(limits_.body);
   if (head_.expects_continue) enqueue("HTTP/1.1 100 Continue\r\n\r\n");
 }
@@ -195,6 +209,7 @@ void Connection::linger() {
   phase_ = Phase::lingering;
   body_bytes_ = 0;
   std::string().swap(input_);
+  reader_ = std::make_unique<RequestReader>(limits_.request);  // and with it half a body
   set_deadline(kLingerTime);
   transport_->finish_sending([self = shared_from_this()](boost::system::error_code error) {
     if (error) self->close();
@@ -299,6 +314,7 @@ void Connection::on_written(boost::system::error_code error) {
 void Connection::end_exchange() {
   log(false);
   on_gone_ = nullptr;
+  body_share_.give_back();
   if (!keep_alive_ || draining_) return linger();
   phase_ = Phase::reading;
   head_ = HttpHead();

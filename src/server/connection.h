@@ -13,6 +13,7 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include "server/byte_budget.h"
 #include "server/http.h"
 #include "server/request_reader.h"
 #include "server/transport.h"
@@ -21,6 +22,7 @@ namespace glimpse {
 
 struct ConnectionLimits {
   RequestLimits request;
+  std::shared_ptr<ByteBudget> bodies;         ///< of all connections together; null: no bound
   std::chrono::milliseconds idle{75'000};     ///< between requests
   std::chrono::milliseconds head{10'000};     ///< from a request's first byte to its head's end
   std::chrono::milliseconds body{60'000};     ///< for a whole body
@@ -48,6 +50,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void advance();
   void advance_reading();
   void judge_head();
+  void count_body();
   void dispatch();
   void read_more();
   void on_read(boost::system::error_code error, size_t count);
@@ -92,6 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<RequestReader> reader_;
   bool head_judged_ = false;
   bool keep_alive_ = true;
+  BudgetShare body_share_;  // held until the answer's end: pictures live as long
 
   uint64_t exchange_number_ = 0;
   HttpHead head_;

@@ -26,6 +26,7 @@ struct HttpHead {
   bool expects_continue = false;
   bool can_stream = true;  ///< HTTP/1.1: chunks are understood
   bool has_body = false;
+  uint64_t content_length = 0;  ///< 0 also when the body comes in chunks
 };
 
 struct HttpResponse {

@@ -1,9 +1,12 @@
 // The OpenAPI document, kept as text beside the routes it describes; a test compares the two.
 #include "server/service.h"
 
-namespace glimpse {
+#include <string_view>
 
-const std::string& openapi_document() {
+namespace glimpse {
+namespace {
+
+const std::string& document_with_keys() {
   static const std::string kDocument = R"json({
   "openapi": "3.0.3",
   "info": {"title": "Glimpse", "version": "1", "description": "Qwen3-VL behind OpenAI's API"},
@@ -16,7 +19,8 @@ const std::string& openapi_document() {
           "param": {"type": "string", "nullable": true}, "code": {"type": "string"}}}}},
       "ImageUrl": {"type": "object", "required": ["url"], "additionalProperties": false,
         "properties": {
-          "url": {"type": "string", "description": "data: URL, or file:// under --media-root"},
+          "url": {"type": "string",
+            "description": "data:, or file:// and http(s):// where allowed"},
           "detail": {"type": "string", "enum": ["low", "high", "auto"]},
           "min_pixels": {"type": "integer", "minimum": 1},
           "max_pixels": {"type": "integer", "minimum": 1}}},
@@ -145,6 +149,22 @@ const std::string& openapi_document() {
   }
 })json";
   return kDocument;
+}
+
+std::string document_without_keys() {
+  constexpr std::string_view kSecurity = R"("security": [{"key": []}],)";
+  std::string document = document_with_keys();
+  for (size_t at = document.find(kSecurity); at != std::string::npos;
+       at = document.find(kSecurity, at)) {
+    document.erase(at, kSecurity.size());
+  }
+  return document;
+}
+
+}  // namespace
+
+std::string openapi_document(bool needs_key) {
+  return needs_key ? document_with_keys() : document_without_keys();
 }
 
 }  // namespace glimpse

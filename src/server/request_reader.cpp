@@ -102,6 +102,10 @@ bool RequestReader::is_complete() const {
   return parser_->get().is_done();
 }
 
+uint64_t RequestReader::body_bytes() const {
+  return parser_->get().get().body().size();
+}
+
 std::string RequestReader::take_body() {
   return std::move(parser_->get().get().body());
 }
@@ -122,6 +126,7 @@ void RequestReader::read_head() {
   head_.expects_continue =
       boost::beast::iequals(request[http::field::expect], "100-continue") && head_.can_stream;
   head_.has_body = parser_->get().chunked() || parser_->get().content_length().value_or(0) > 0;
+  head_.content_length = parser_->get().content_length().value_or(0);
 }
 
 }  // namespace glimpse

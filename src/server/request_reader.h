@@ -30,6 +30,8 @@ class RequestReader {
   [[nodiscard]] bool has_head() const;
   [[nodiscard]] bool is_complete() const;
   [[nodiscard]] const HttpHead& head() const { return head_; }
+  /// Bytes of the body so far.
+  [[nodiscard]] uint64_t body_bytes() const;
   [[nodiscard]] std::string take_body();
 
  private:

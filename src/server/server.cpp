@@ -49,6 +49,7 @@ ServiceOptions service_options(const ServerOptions& options) {
 ConnectionLimits connection_limits(const ServerOptions& options) {
   ConnectionLimits limits;
   limits.request.max_body_bytes = static_cast<uint64_t>(options.max_body_bytes);
+  limits.bodies = std::make_shared<ByteBudget>(static_cast<uint64_t>(options.max_body_memory));
   limits.idle = options.idle;
   limits.head = options.head;
   limits.body = options.body;

@@ -24,6 +24,7 @@ struct ServerOptions {
   std::string system;
   SamplingOptions sampling;  ///< what requests do not say
   int64_t max_body_bytes = int64_t{32} << 20;
+  int64_t max_body_memory = int64_t{512} << 20;  ///< of all requests under way
   int max_connections = 4096;
   std::chrono::milliseconds idle{75'000};
   std::chrono::milliseconds head{10'000};

@@ -250,7 +250,7 @@ HttpResponse Service::answer(const std::string& path) const {
   if (path == "/v1/status") return status();
   if (path == "/metrics") return metrics();
   if (path == "/health") return health();
-  return {.body = openapi_document()};
+  return {.body = openapi_document(!key_digests_.empty())};
 }
 
 std::string Service::model_name() const {

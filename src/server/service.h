@@ -86,7 +86,7 @@ class Service final : public HttpHandler {
   boost::asio::thread_pool fetching_{8};
 };
 
-/// The document of /openapi.json.
-[[nodiscard]] const std::string& openapi_document();
+/// The document of /openapi.json; `needs_key` says whether the server asks for API keys.
+[[nodiscard]] std::string openapi_document(bool needs_key);
 
 }  // namespace glimpse

@@ -179,6 +179,13 @@ class Errors(unittest.TestCase):
     def test_a_flag_out_of_range(self):
         self.fails(2, ["--temperature", "-1", "0 and 100"], "caption", PICTURES / "00.png", "--temperature", "-1")
 
+    def test_flags_of_the_server_that_contradict(self):
+        self.fails(2, ["--max-body-memory 1048576", "--max-body 2097152"], "serve", "--max-body",
+                   "2MiB", "--max-body-memory", "1MiB")
+        self.fails(2, ["--gpu-memory-utilization", "--vram"], "serve", "--device", "cpu",
+                   "--gpu-memory-utilization", "0.9")
+        self.fails(2, ["--gpu-memory-utilization", "1.5"], "serve", "--gpu-memory-utilization", "1.5")
+
     def test_no_file_given(self):
         self.fails(2, ["FILE"], "caption")
 

@@ -1,11 +1,14 @@
 """The README's examples do what it shows: every `console` block is run and compared."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import unittest
 
 from program import PROGRAM, SOURCE
+from test_serve import start
 
 README = (SOURCE / "README.md").read_text(encoding="utf-8")
 
@@ -32,6 +35,32 @@ class Readme(unittest.TestCase):
                 self.assertEqual(result.stdout, expected)
                 tried += 1
         self.assertGreater(tried, 0)
+
+    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
+    def test_the_server_answers_the_curl_examples(self):
+        block, = [b for b in re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+                  if "curl" in b]
+        serve, commands = block.split("\n", 1)
+        self.assertEqual(serve, "./glimpse serve --port 8000 &")
+        process, port = start()
+        try:
+            self.assertIn("127.0.0.1:8000", commands)
+            script = commands.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+            script = script.replace("./glimpse ", '"$GLIMPSE_PROGRAM" ')
+            # The answers of the API have no line end.
+            script = re.sub(r"^curl.*$|(?<=\|\n)  curl.*$", r"\g<0>; echo", script, flags=re.MULTILINE)
+            result = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script], cwd=SOURCE, capture_output=True,
+                text=True, timeout=120, check=False, env=dict(os.environ, GLIMPSE_PROGRAM=PROGRAM))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            models, chat, answer = result.stdout.splitlines()
+            self.assertEqual(json.loads(models)["object"], "list")
+            for text in (json.loads(chat)["choices"][0]["message"]["content"], answer):
+                self.assertIn("police car", text)
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stderr.close()
 
     def test_every_command_of_the_table_exists(self):
         commands = re.findall(r"^\| `(\w+)[^`]*` \|", README, re.MULTILINE)

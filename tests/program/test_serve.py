@@ -182,6 +182,32 @@ class End(unittest.TestCase):
         with self.assertRaises(ConnectionRefusedError):
             call(port, "GET", "/health")
 
+    def test_bodies_beyond_the_memory_for_them_get_a_429(self):
+        process, port = start("--max-body", "100KiB", "--max-body-memory", "100KiB")
+        chat = "/v1/chat/completions"
+        body = "[" + " " * 60000 + "]"  # no object: a 400 wherever there is room
+        half = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        try:
+            half.putrequest("POST", chat)
+            half.putheader("Content-Type", "application/json")
+            half.putheader("Content-Length", "60000")
+            half.endheaders(b" " * 59999)
+            status, headers = 400, {}
+            while status == 400:  # until the server has read what was sent
+                status, headers, _ = call(port, "POST", chat, body)
+            self.assertEqual(status, 429)
+            self.assertTrue(headers["Retry-After"])
+            self.assertEqual(call(port, "GET", "/health")[0], 200)
+            half.close()
+            while status == 429:  # until the server has seen the end
+                status = call(port, "POST", chat, body)[0]
+            self.assertEqual(status, 400)
+        finally:
+            half.close()
+            process.terminate()
+            process.wait(60)
+            process.stderr.close()
+
     def test_pictures_under_the_media_root_only(self):
         process, port = start("--media-root", str(PICTURES))
         try:
