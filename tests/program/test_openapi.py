@@ -29,7 +29,8 @@ class OpenApi(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
             keys.write(KEY + "\n")
             keys.flush()
-            cls.process, cls.port = start("--api-key-file", keys.name, "--max-tokens", "4")
+            cls.process, cls.port = start("--api-key-file", keys.name, "--max-tokens", "4",
+                                          "--context", "256")  # no answer takes long
         cls.document = json.loads(call(cls.port, "GET", "/openapi.json")[2])
 
     @classmethod
@@ -123,7 +124,8 @@ class OpenApi(unittest.TestCase):
         # tokens - makes valid-looking requests a 400.
         result = subprocess.run(
             ["schemathesis", "run", f"http://127.0.0.1:{self.port}/openapi.json", "--seed", "1",
-             "--header", f"Authorization: Bearer {KEY}", "--max-time", "120", "--no-color",
+             "--header", f"Authorization: Bearer {KEY}", "--max-time", "60", "--no-color",
+             "--request-timeout", "60",
              "--exclude-checks", "positive_data_acceptance"],
             capture_output=True, text=True, timeout=400, check=False,
             cwd=tempfile.gettempdir())
