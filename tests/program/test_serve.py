@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 from program import PICTURES, PROGRAM, golden_answer
@@ -123,6 +124,16 @@ class Serve(unittest.TestCase):
         self.assertEqual(value["object"], "text_completion")
         self.assertEqual(value["usage"]["completion_tokens"], 3)
 
+    def test_prompt_tokens_count_each_prompt_once(self):
+        for prompt, n, tokens in (([5, 6, 7], 1, 3), ([5, 6, 7], 2, 3), ([[5, 6, 7], [8, 9]], 2, 5)):
+            value = self.ask({"prompt": prompt, "n": n, "max_tokens": 2, "ignore_eos": True},
+                             "/v1/completions")
+            usage = value["usage"]
+            self.assertEqual(usage["prompt_tokens"], tokens)
+            self.assertEqual(usage["completion_tokens"], 2 * len(value["choices"]))
+            self.assertEqual(usage["total_tokens"],
+                             usage["prompt_tokens"] + usage["completion_tokens"])
+
     def test_every_get_route_answers(self):
         document = json.loads(call(self.port, "GET", "/openapi.json")[2])
         for path, methods in document["paths"].items():
@@ -181,6 +192,27 @@ class End(unittest.TestCase):
         process.stderr.close()
         with self.assertRaises(ConnectionRefusedError):
             call(port, "GET", "/health")
+
+    def test_an_idle_model_is_unloaded_and_comes_back(self):
+        process, port = start("--idle-unload", "1s")
+        try:
+            status = {"server": {"loaded": True}}
+            for _ in range(2):
+                answer = call(port, "POST", "/v1/chat/completions", question("05.png"))[2]
+                text = json.loads(answer)["choices"][0]["message"]["content"]
+                self.assertEqual(text, golden_answer("05.png", DETAIL))
+                while status["server"]["loaded"]:  # until it is idle
+                    time.sleep(0.05)
+                    status = json.loads(call(port, "GET", "/v1/status")[2])
+                self.assertEqual(status["memory"], [])
+                self.assertIn("glimpse_loaded 0", call(port, "GET", "/metrics")[2])
+                self.assertEqual(call(port, "GET", "/health")[0], 200)
+                self.assertEqual(call(port, "GET", "/v1/models")[0], 200)
+                status["server"]["loaded"] = True
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stderr.close()
 
     def test_bodies_beyond_the_memory_for_them_get_a_429(self):
         process, port = start("--max-body", "100KiB", "--max-body-memory", "100KiB")
