@@ -181,7 +181,9 @@ void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> 
         {"Access-Control-Max-Age", "600"}};
     return exchange->respond(std::move(response));
   }
-  post(pool_, exchange, [this, head = std::move(head), body = std::move(body), exchange] {
+  // Who looks at the server's state never fills the queue that bodies wait in.
+  std::atomic<size_t>& waiting = head.method == "POST" ? num_pending_ : num_looking_;
+  post(pool_, waiting, exchange, [this, head = std::move(head), body = std::move(body), exchange] {
     if (head.path == "/v1/chat/completions") {
       generate(ApiKind::chat, body, exchange);
     } else if (head.path == "/v1/completions") {
@@ -192,11 +194,11 @@ void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> 
   });
 }
 
-void Service::post(boost::asio::thread_pool& pool, std::shared_ptr<Exchange> exchange,
-                   std::function<void()> work) {
-  ++num_pending_;
-  boost::asio::post(pool, [this, exchange = std::move(exchange), work = std::move(work)] {
-    --num_pending_;
+void Service::post(boost::asio::thread_pool& pool, std::atomic<size_t>& waiting,
+                   std::shared_ptr<Exchange> exchange, std::function<void()> work) {
+  ++waiting;
+  boost::asio::post(pool, [this, &waiting, exchange = std::move(exchange), work = std::move(work)] {
+    --waiting;
     try {
       work();
     } catch (const Error& error) {
@@ -217,7 +219,7 @@ void Service::generate(ApiKind kind, const std::string& body,
                        fmt::format("ask for {} or leave model out", name), "model_not_found");
   }
   if (request.remote_pictures.empty()) return start(kind, std::move(request), exchange);
-  post(fetching_, exchange,
+  post(fetching_, num_pending_, exchange,
        [this, kind, exchange, request = std::make_shared<ApiRequest>(std::move(request))] {
          fetch_pictures(*request);
          start(kind, std::move(*request), exchange);

@@ -59,9 +59,9 @@ class Service final : public HttpHandler {
 
   [[nodiscard]] bool is_authorized(const HttpHead& head) const;
   [[nodiscard]] std::string model_name() const;
-  /// Runs `work` on a pool; what it throws is the answer.
-  void post(boost::asio::thread_pool& pool, std::shared_ptr<Exchange> exchange,
-            std::function<void()> work);
+  /// Runs `work` on a pool, counted in `waiting` until then; what it throws is the answer.
+  void post(boost::asio::thread_pool& pool, std::atomic<size_t>& waiting,
+            std::shared_ptr<Exchange> exchange, std::function<void()> work);
   void generate(ApiKind kind, const std::string& body, const std::shared_ptr<Exchange>& exchange);
   void fetch_pictures(ApiRequest& request) const;
   void start(ApiKind kind, ApiRequest request, const std::shared_ptr<Exchange>& exchange);
@@ -79,7 +79,8 @@ class Service final : public HttpHandler {
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   int64_t created_;  // seconds since 1970
   std::atomic<bool> draining_ = false;
-  std::atomic<size_t> num_pending_ = 0;
+  std::atomic<size_t> num_pending_ = 0;  // bodies that wait for a pool
+  std::atomic<size_t> num_looking_ = 0;  // other requests that do
   class AccessLog;
   std::unique_ptr<AccessLog> access_log_;
   boost::asio::thread_pool pool_{2};
