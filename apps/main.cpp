@@ -10,7 +10,7 @@ namespace {
 constexpr const char* kFooter =
     "Exit codes: 0 done, 1 internal defect, 2 bad flag or value, 3 not found, 4 bad picture,\n"
     "5 bad or unsupported model, 6 prompt longer than the context, 7 out of memory,\n"
-    "8 device failure, 130 interrupted.";
+    "8 device failure, 9 the device hangs, 130 interrupted.";
 
 }  // namespace
 

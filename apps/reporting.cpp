@@ -1,9 +1,11 @@
 // Everything the program says beside its answers: errors, progress, notices, statistics.
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -41,6 +43,14 @@ void draw_progress(const LoadProgress& progress) {
              std::string(filled, '#'), kWidth, mebibytes(progress.done_bytes),
              mebibytes(progress.total_bytes));
   std::fflush(stderr);
+}
+
+// The answers that say so are still on their way to their readers.
+[[noreturn]] void end_stuck_process(const std::string& fault) {
+  fmt::print(stderr, "glimpse: {}\n  restart it; `glimpse doctor` tests the card and its driver\n",
+             fault);
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  std::_Exit(kStuckExitCode);
 }
 
 Json log_prob_json(const TokenLogProb& token) {
@@ -94,6 +104,7 @@ std::unique_ptr<Engine> load_engine(CommonFlags& flags) {
       fmt::print(stderr, "glimpse: {}\n", text);
     };
   }
+  flags.engine.on_stuck = end_stuck_process;
   auto engine = std::make_unique<Engine>(flags.engine);
   flags.engine.on_progress = nullptr;
   if (drawn) fmt::print(stderr, "\r\x1b[2K");

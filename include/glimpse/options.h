@@ -59,11 +59,21 @@ struct EngineOptions {
   int64_t picture_cache_bytes = 0;  ///< budget for embeddings of pictures seen before
   int picture_threads = 0;          ///< workers that decode and resize pictures; 0: choose
   int max_queue = 256;              ///< requests waiting beyond this are refused (overloaded)
+  /// A step that takes longer is stuck, as on a GPU that hangs. 0: 60 on a GPU, no limit on the
+  /// CPU.
+  double stuck_step_seconds = 0;
   /// Called on the constructing thread while loading.
   std::function<void(const LoadProgress&)> on_progress;
   /// One-sentence announcements: automatic choices, warnings. Called from any engine thread.
   std::function<void(const std::string&)> on_notice;
+  /// Called on a thread of its own when a step is stuck, after every open request has failed with
+  /// the same sentence. The engine cannot be destroyed before the step returns, so a handler ends
+  /// the process; without one, it ends with kStuckExitCode.
+  std::function<void(const std::string&)> on_stuck;
 };
+
+/// The exit code of a process whose GPU hangs.
+inline constexpr int kStuckExitCode = 9;
 
 /// How tokens are chosen. An unset field takes the checkpoint's generation_config.json value.
 struct SamplingOptions {

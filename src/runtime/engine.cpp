@@ -28,6 +28,15 @@ void end_queueing(OpenRequest& request, Clock::time_point now) {
   request.timings.queue += milliseconds_between(request.prepared, now);
 }
 
+constexpr double kStuckStepSeconds = 60;
+
+// Nothing where no step is ever called stuck.
+std::chrono::milliseconds stuck_limit(const EngineOptions& options, Device device) {
+  double seconds = options.stuck_step_seconds;
+  if (seconds == 0 && device != Device::cpu) seconds = kStuckStepSeconds;
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
 int choose_picture_threads(int wanted) {
   if (wanted > 0) return wanted;
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 4U));
@@ -87,6 +96,9 @@ Engine::Implementation::Implementation(const EngineOptions& options)
   }
   counters_.kv_pages_total = kv_cache_.num_pages();
   publish_status();
+  const std::chrono::milliseconds limit = stuck_limit(options_, backend.device());
+  if (limit.count() > 0) watchdog_.emplace(limit, [this] { report_stuck(); });
+  warm_up();
   model_info_ = model_.info();
   model_info_.load_milliseconds = milliseconds_between(load_begin_, Clock::now());
   workers_.emplace(choose_picture_threads(options_.picture_threads));
@@ -108,6 +120,7 @@ void Engine::Implementation::run() {
   while (handle_messages(has_work)) {
     try {
       start_preparations();
+      const WatchedStep watched(watchdog_ ? &*watchdog_ : nullptr);
       has_work = step();
     } catch (const Error& error) {
       // A request's own faults end it where they arise; what comes here is the engine's.
@@ -217,12 +230,15 @@ void Engine::Implementation::run_language(const StepPlan& plan) {
 Tensor Engine::Implementation::forward(const Batch& batch, const StepPlan& plan) {
   const bool only_decodes = plan.num_decode_rows == static_cast<int64_t>(plan.ranges.size());
   if (!only_decodes) return language_->forward(batch, kv_pool_.layers, activations_.prefill);
-  // The shape of a decode step is its rows and the bound of its context.
-  const uint64_t key =
-      static_cast<uint64_t>(batch.num_rows()) << 32U | static_cast<uint64_t>(batch.max_context);
+  return decode(batch);
+}
+
+// The shape of a decode step is its number of rows: see pad_for_replay().
+Tensor Engine::Implementation::decode(const Batch& batch) {
   language_->stage(batch);
-  model_.backend->replay(
-      key, [&] { static_cast<void>(language_->run(batch, kv_pool_.layers, activations_.decode)); });
+  model_.backend->replay(static_cast<uint64_t>(batch.num_rows()), [&] {
+    static_cast<void>(language_->run(batch, kv_pool_.layers, activations_.decode));
+  });
   return language_->logits(batch.num_outputs());
 }
 

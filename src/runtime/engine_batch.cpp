@@ -23,7 +23,9 @@ Batch Engine::Implementation::make_batch(const StepPlan& plan) {
     if (range.samples()) batch.output_rows.push_back(static_cast<int32_t>(batch.num_rows() - 1));
   }
   const bool only_decodes = plan.num_decode_rows == static_cast<int64_t>(plan.ranges.size());
-  if (only_decodes && model_.backend->device() != Device::cpu) pad_for_replay(batch);
+  if (only_decodes && model_.backend->device() != Device::cpu) {
+    pad_for_replay(bucket_of(batch.num_rows()), batch);
+  }
   return batch;
 }
 
@@ -67,10 +69,10 @@ void Engine::Implementation::add_pictures(const TokenRange& range, Batch& batch)
   }
 }
 
-// Rows that stand for nobody read the first slot of page 0 and write nowhere.
-void Engine::Implementation::pad_for_replay(Batch& batch) const {
-  const int64_t rows =
-      std::min(bucket_of(batch.num_rows()), int64_t{model_.plan.shape.max_sequences});
+// Rows that stand for nobody read the first slot of page 0 and write nowhere. The bound of the
+// context is the engine's: a bound that grew with the answer would be another recording each time.
+void Engine::Implementation::pad_for_replay(int64_t rows, Batch& batch) const {
+  rows = std::min(rows, int64_t{model_.plan.shape.max_sequences});
   while (batch.num_rows() < rows) {
     batch.token_ids.push_back(0);
     for (auto& axis : batch.positions) axis.push_back(0);
@@ -80,8 +82,25 @@ void Engine::Implementation::pad_for_replay(Batch& batch) const {
     batch.query_begin.push_back(static_cast<int32_t>(batch.num_rows()));
   }
   batch.page_table.resize(static_cast<size_t>(rows * language_->limits().max_pages), 0);
-  batch.max_context =
-      std::min(bucket_of(std::max(batch.max_context, kKvPageTokens)), model_.plan.shape.context);
+  batch.max_queries = 1;
+  batch.max_context = model_.plan.shape.context;
+}
+
+void Engine::Implementation::warm_up() {
+  if (model_.backend->device() == Device::cpu) return;
+  const WatchedStep watched(watchdog_ ? &*watchdog_ : nullptr);
+  const int64_t most = model_.plan.shape.max_sequences;
+  const RowSampling greedy{};
+  for (int64_t rows = 1;; rows = std::min(2 * rows, most)) {
+    Batch batch;
+    batch.query_begin.push_back(0);
+    pad_for_replay(rows, batch);
+    const Tensor logits = decode(batch);
+    const std::vector<SamplingRow> settings(static_cast<size_t>(rows), {.settings = &greedy});
+    static_cast<void>(sampler_->sample(logits, settings));
+    if (rows == most) break;
+  }
+  model_.backend->synchronize();
 }
 
 }  // namespace glimpse

@@ -24,6 +24,7 @@
 #include "runtime/picture_cache.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
+#include "runtime/watchdog.h"
 #include "runtime/worker_pool.h"
 
 namespace glimpse {
@@ -52,6 +53,7 @@ class Engine::Implementation {
   void begin_vision(const PictureOf& picture);
   void run_language(const StepPlan& plan);
   [[nodiscard]] Tensor forward(const Batch& batch, const StepPlan& plan);
+  [[nodiscard]] Tensor decode(const Batch& batch);
   /// A token for each of these ranges, in their order.
   [[nodiscard]] std::vector<SampledToken> sample(std::span<const TokenRange> due,
                                                  const Tensor& logits);
@@ -63,7 +65,9 @@ class Engine::Implementation {
   void add_range(const TokenRange& range, Batch& batch);
   void add_pictures(const TokenRange& range, Batch& batch);
   /// Fills a decode batch up to a shape that many steps share, so that few are recorded.
-  void pad_for_replay(Batch& batch) const;
+  void pad_for_replay(int64_t rows, Batch& batch) const;
+  /// Records and runs a decode step of every size that will be: after it, no step takes memory.
+  void warm_up();
 
   // ---- requests (engine_requests.cpp) -------------------------------------------------------
   void post(Message message);
@@ -80,10 +84,13 @@ class Engine::Implementation {
   void fail_all(const Error& error);
   /// Sends the last event and forgets the request.
   void close(OpenRequest& request, Event event);
+  /// Calls the caller, unless the watchdog has spoken to everyone.
   void emit(OpenRequest& request, const Event& event);
   [[nodiscard]] OpenRequest* find(RequestId id);
   [[nodiscard]] OpenRequest& request_of(const Sequence& sequence);
   void publish_status();
+  /// On the watchdog's thread: tells every caller, and ends the process.
+  void report_stuck();
 
   Clock::time_point load_begin_ = Clock::now();
   EngineOptions options_;
@@ -127,8 +134,12 @@ class Engine::Implementation {
   int num_open_ = 0;
   RequestId next_id_ = 1;
   bool stopping_ = false;
+  bool is_stuck_ = false;
+  std::map<RequestId, EventCallback> listeners_;  // of open requests
+  RequestId called_ = 0;                          // whose callback is running; 0: none
 
   // Last: their threads use everything above.
+  std::optional<Watchdog> watchdog_;
   std::optional<WorkerPool> workers_;
   std::thread thread_;
 };

@@ -2,6 +2,7 @@
 // and ended by exactly one last event.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <random>
 
 #include "runtime/engine_implementation.h"
@@ -14,6 +15,8 @@ namespace {
 // Patches of prepared pictures that may wait for the vision tower: decoding further ahead would
 // only cost memory.
 constexpr int64_t kMaxPixelBytes = int64_t{128} << 20;
+
+constexpr const char* kRestart = "restart the program";
 
 uint64_t fresh_seed() {
   std::random_device device;
@@ -49,7 +52,7 @@ RequestId Engine::Implementation::submit(Request request, EventCallback on_event
   open->preparation->request = std::move(request);
 
   const std::lock_guard lock(mutex_);
-  if (!status_.healthy) throw Error(ErrorCode::device, status_.fault, "restart the program");
+  if (!status_.healthy) throw Error(ErrorCode::device, status_.fault, kRestart);
   const int waiting = num_open_ - status_.running;
   if (waiting >= std::max(1, options_.max_queue)) {
     throw Error(ErrorCode::overloaded, fmt::format("{} requests are waiting already", waiting),
@@ -58,6 +61,7 @@ RequestId Engine::Implementation::submit(Request request, EventCallback on_event
   ++num_open_;
   open->id = next_id_++;
   const RequestId id = open->id;
+  listeners_.emplace(id, open->on_event);
   // Messages are copied; the request itself is handed over inside one.
   inbox_.push_back([this, handed_over = std::make_shared<std::unique_ptr<OpenRequest>>(
                               std::move(open))] { accept(std::move(*handed_over)); });
@@ -306,6 +310,7 @@ void Engine::Implementation::close(OpenRequest& request, Event last) {
   {
     const std::lock_guard lock(mutex_);
     --num_open_;
+    if (!is_stuck_) listeners_.erase(closed->id);
   }
   publish_status();
   emit(*closed, last);
@@ -313,11 +318,43 @@ void Engine::Implementation::close(OpenRequest& request, Event last) {
 
 void Engine::Implementation::emit(OpenRequest& request, const Event& event) {
   if (!request.on_event) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (is_stuck_) return;
+    called_ = request.id;
+  }
   try {
     request.on_event(event);
   } catch (...) {
     request.cancel_wanted = true;  // a caller that cannot listen wants no more
   }
+  const std::lock_guard lock(mutex_);
+  called_ = 0;
+}
+
+// A caller that is being called hears nothing: its callback is what does not return.
+void Engine::Implementation::report_stuck() {
+  const std::string fault = "a step does not come back: the GPU or its driver hangs";
+  Event last{.kind = Event::Kind::failed, .finish_reason = FinishReason::error};
+  last.error = Error(ErrorCode::device, fault, kRestart);
+  std::map<RequestId, EventCallback> listeners;
+  {
+    const std::lock_guard lock(mutex_);
+    is_stuck_ = true;
+    status_.healthy = false;
+    status_.fault = fault;
+    listeners.swap(listeners_);
+    listeners.erase(called_);
+  }
+  for (const auto& [id, on_event] : listeners) {
+    try {
+      if (on_event) on_event(last);
+    } catch (...) {
+      // There is nobody left to tell.
+    }
+  }
+  if (!options_.on_stuck) std::_Exit(kStuckExitCode);
+  options_.on_stuck(fault);
 }
 
 OpenRequest* Engine::Implementation::find(RequestId id) {
@@ -336,7 +373,7 @@ void Engine::Implementation::publish_status() {
   counters_.preemptions = scheduler_.num_preemptions();
   counters_.kv_pages_used = kv_cache_.num_referenced();
   const std::lock_guard lock(mutex_);
-  status_ = counters_;
+  if (!is_stuck_) status_ = counters_;
 }
 
 }  // namespace glimpse

@@ -97,6 +97,7 @@ void check_engine_options(const EngineOptions& options) {
   check_not_negative("picture_threads", options.picture_threads);
   check_not_negative("max_queue", options.max_queue);
   check_range("threads", options.threads, 0, 1024);
+  check_range("stuck_step_seconds", options.stuck_step_seconds, 0.0, 1e6);
 }
 
 }  // namespace glimpse
