@@ -1,8 +1,13 @@
-// glimpse bench: vision, prefill and decode at given sizes, each several times after a warm-up,
-// through the same engine that answers requests. Median and spread, as a table or JSON.
+// glimpse bench: first token, vision, prefill and decode at given sizes, each several times after a
+// warm-up, through the same engine that answers requests. Median and spread, as a table or JSON.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
+#include <fstream>
 #include <future>
+#include <sstream>
 
 #include <fmt/format.h>
 
@@ -17,6 +22,7 @@ struct BenchCommand {
   std::vector<int> prefill = {128, 512};
   std::vector<int> decode = {64};
   std::vector<int> batch = {1};
+  int prompt = 32;
   int repeat = 5;
 };
 
@@ -33,6 +39,22 @@ struct Measurement {
   }
   [[nodiscard]] double rate() const { return static_cast<double>(count) * 1000.0 / at(0.5); }
 };
+
+// Since the process was started: its loading and linking count. To 10 ms, as the kernel tells.
+double milliseconds_of_process() {
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  std::istringstream fields(line.substr(line.rfind(')') + 1));
+  std::string skipped;
+  for (int i = 0; i < 19; ++i) fields >> skipped;
+  double start_ticks = 0;
+  fields >> start_ticks;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  const double start_ms = start_ticks * 1e3 / static_cast<double>(sysconf(_SC_CLK_TCK));
+  return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6 - start_ms;
+}
 
 void put(std::vector<std::byte>& bytes, uint32_t value, int count) {
   for (int i = 0; i < count; ++i) {
@@ -82,24 +104,34 @@ class Bench {
  public:
   Bench(Engine& engine, const BenchCommand& command) : engine_(engine), command_(command) {}
 
+  // A picture and a short question, from the pixels in host memory to the first token there.
+  Measurement first_token(const std::string& size) {
+    Measurement result{.name = "first token " + size, .unit = "prompt tok/s"};
+    measure(result, [&] {
+      Request request = picture_request(size);
+      const std::vector<int32_t> text =
+          make_tokens(kQuestionTokens, engine_.model().vocabulary_size, seed_);
+      request.raw_tokens.insert(request.raw_tokens.end(), text.begin(), text.end());
+      const Answer answer = engine_.answer(std::move(request));
+      if (start_to_first_token_ == 0) start_to_first_token_ = milliseconds_of_process();
+      result.count = answer.usage.prompt_tokens;
+      return answer.timings.first_token;
+    });
+    return result;
+  }
+
   Measurement vision(const std::string& size) {
-    int width = 0;
-    int height = 0;
-    if (std::sscanf(size.c_str(), "%dx%d", &width, &height) != 2 || width < 1 || height < 1) {
-      throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is not a picture size", size),
-                  "write it as WIDTHxHEIGHT, for example 1024x768");
-    }
     Measurement result{.name = "vision " + size, .unit = "visual tokens/s"};
     measure(result, [&] {
-      Request request = blank(1);
-      request.raw_tokens = {engine_.model().image_token_id};
-      request.raw_pictures = {make_picture(width, height, ++seed_)};
-      const Answer answer = engine_.answer(std::move(request));
+      const Answer answer = engine_.answer(picture_request(size));
       result.count = answer.usage.pictures.at(0).visual_tokens;
       return answer.timings.vision;
     });
     return result;
   }
+
+  /// Milliseconds from the start of the process to the first token of its first picture.
+  [[nodiscard]] double start_to_first_token() const { return start_to_first_token_; }
 
   Measurement prefill(int tokens) {
     Measurement result{.name = fmt::format("prefill {}", tokens), .unit = "tok/s", .count = tokens};
@@ -121,7 +153,7 @@ class Bench {
       for (int i = 0; i < batch; ++i) {
         answers.push_back(std::async(std::launch::async, [&, seed = ++seed_] {
           Request request = blank(tokens);
-          request.raw_tokens = make_tokens(32, engine_.model().vocabulary_size, seed);
+          request.raw_tokens = make_tokens(command_.prompt, engine_.model().vocabulary_size, seed);
           return engine_.answer(std::move(request));
         }));
       }
@@ -133,6 +165,21 @@ class Bench {
   }
 
  private:
+  static constexpr int64_t kQuestionTokens = 14;
+
+  Request picture_request(const std::string& size) {
+    int width = 0;
+    int height = 0;
+    if (std::sscanf(size.c_str(), "%dx%d", &width, &height) != 2 || width < 1 || height < 1) {
+      throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is not a picture size", size),
+                  "write it as WIDTHxHEIGHT, for example 1024x768");
+    }
+    Request request = blank(1);
+    request.raw_tokens = {engine_.model().image_token_id};
+    request.raw_pictures = {make_picture(width, height, ++seed_)};
+    return request;
+  }
+
   [[nodiscard]] Request blank(int max_tokens) const {
     Request request;
     request.sampling.temperature = 0.0F;
@@ -151,6 +198,7 @@ class Bench {
   Engine& engine_;
   const BenchCommand& command_;
   uint32_t seed_ = 0;
+  double start_to_first_token_ = 0;
 };
 
 Json to_json(const Measurement& measurement) {
@@ -188,7 +236,10 @@ int run(BenchCommand& command) {
     fmt::print("{:<20} {:>13} {:>24} {:>10}\n", "", "median", "fastest .. slowest", "rate");
   }
   if (model.image_token_id >= 0) {
-    for (const std::string& size : command.pictures) show(bench.vision(size));
+    for (const std::string& size : command.pictures) {
+      show(bench.first_token(size));
+      show(bench.vision(size));
+    }
   }
   for (const int tokens : command.prefill) show(bench.prefill(tokens));
   for (const int tokens : command.decode) {
@@ -196,11 +247,19 @@ int run(BenchCommand& command) {
   }
   if (command.flags.json) {
     const EngineStatus status = engine->status();
+    Json memory = Json::array();
+    for (const MemoryItem& item : status.memory) {
+      memory.push_back({{"name", item.name}, {"bytes", item.bytes}});
+    }
     print_json_line({{"model", model.name},
                      {"weights", model.weight_format},
                      {"arithmetic", model.arithmetic},
                      {"device", model.device},
                      {"load_ms", model.load_milliseconds},
+                     {"start_to_first_token_ms", bench.start_to_first_token()},
+                     {"context", model.context},
+                     {"max_pixels", model.max_pixels},
+                     {"memory", memory},
                      {"peak_resident_bytes", status.peak_resident_bytes},
                      {"results", rows}});
   }
@@ -224,6 +283,11 @@ void add_bench_command(CLI::App& program, int& result) {
   app->add_option("--batch", command->batch, "sequences decoded together, as 1,8")
       ->delimiter(',')
       ->check(between(1, 1024));
+  app->add_option("--prompt", command->prompt, "tokens before each answer (default: 32)")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--kv-tokens", command->flags.engine.kv_tokens,
+                  "tokens the KV cache holds in all (default: the context for each sequence)")
+      ->check(CLI::PositiveNumber);
   app->add_option("--repeat", command->repeat, "measurements of each (default: 5)")
       ->check(between(1, 1000));
   add_common_flags(*app, command->flags);

@@ -1,7 +1,7 @@
 // The bundled checkpoint's 80 answers (16 pictures, 5 prompts each) through the whole engine on the
 // GPU, compared with transformers' tokens. One JSON object on standard output: how many answers are
 // equal, and of each other one how clearly its closest token was ahead.
-//   demo_answers ANSWERS.json PICTURES_FOLDER [fast|exact]
+//   demo_answers ANSWERS.json PICTURES_FOLDER [fast|exact [fp8]]
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -51,16 +51,19 @@ Json compare(Engine& engine, const Json& pictures, const std::filesystem::path& 
 
 int run(int argc, char** argv) {
   if (argc < 3) {
-    fmt::print(stderr, "usage: demo_answers ANSWERS.json PICTURES_FOLDER [fast|exact]\n");
+    fmt::print(stderr, "usage: demo_answers ANSWERS.json PICTURES_FOLDER [fast|exact [fp8]]\n");
     return 1;
   }
   EngineOptions options;
   options.device = DeviceChoice::cuda;
   const bool exact = argc > 3 && std::string_view(argv[3]) == "exact";
   options.arithmetic = exact ? Arithmetic::exact : Arithmetic::fast;
+  const bool kv_is_fp8 = argc > 4 && std::string_view(argv[4]) == "fp8";
+  if (kv_is_fp8) options.kv_format = KvFormat::fp8;
   Engine engine(options);
   Json result = compare(engine, read_json_file(argv[1]), argv[2]);
   result["arithmetic"] = exact ? "exact" : "fast";
+  result["kv"] = kv_is_fp8 ? "fp8" : "automatic";
   result["device"] = engine.model().device;
   fmt::print("{}\n", result.dump());
   return 0;
