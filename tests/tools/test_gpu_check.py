@@ -1,5 +1,6 @@
 """tools/gpu_check: how it judges what it measured."""
 
+import base64
 import importlib.machinery
 import importlib.util
 import json
@@ -31,6 +32,31 @@ class Answers(unittest.TestCase):
 
     def test_too_many_differences_fail(self):
         self.assertFalse(gpu_check.judge_answers(answers(71, [0.1] * 9))["passed"])
+
+
+class Plan(unittest.TestCase):
+    @staticmethod
+    def holds(plan, peak):
+        items = [{"name": "weights", "bytes": plan - 10}, {"name": "kv cache", "bytes": 10}]
+        return gpu_check.judge_plan({"memory": items, "peak_device_bytes": peak})["plan_holds"]
+
+    def test_the_peak_may_be_the_plan_or_a_little_less(self):
+        self.assertTrue(self.holds(1000, 1000))
+        self.assertTrue(self.holds(1030, 1000))
+
+    def test_the_peak_must_not_be_above_the_plan(self):
+        self.assertFalse(self.holds(1000, 1001))
+
+    def test_the_plan_must_not_be_far_above_the_peak(self):
+        self.assertFalse(self.holds(1031, 1000))
+
+
+class Pictures(unittest.TestCase):
+    def test_a_noise_picture_is_a_whole_bmp(self):
+        file = base64.b64decode(gpu_check.picture_url(1, 64, 32).split(",")[1])
+        self.assertEqual(file[:2], b"BM")
+        self.assertEqual(int.from_bytes(file[2:6], "little"), len(file))
+        self.assertEqual(len(file), 54 + 64 * 32 * 3)
 
 
 class Tests(unittest.TestCase):
