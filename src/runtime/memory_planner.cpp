@@ -135,7 +135,7 @@ int64_t measured(Device device, const Carve& carve) {
 
 // cudaMalloc hands out whole pieces of this size.
 constexpr int64_t kDevicePieceBytes = int64_t{2} << 20;
-// What the driver takes for one recorded decode step.
+// What the driver takes for one recorded decode step, at most; in such pieces too.
 constexpr int64_t kRecordedStepBytes = int64_t{1} << 20;
 // cuda/staging_ring.h, pinned in host memory.
 constexpr int64_t kStagingBytes = int64_t{16} << 20;
@@ -197,7 +197,7 @@ void add_device_items(const PlanInputs& inputs, MemoryPlan& plan) {
                   static_cast<void>(
                       SamplerBuffers::carve(config.text.vocab_size, shape.max_sequences, arena));
                 }));
-  if (shape.device != Device::cpu) add(kRecordedStepsItem, recorded_steps_bytes(shape));
+  if (shape.device != Device::cpu) add_allocated(kRecordedStepsItem, recorded_steps_bytes(shape));
 }
 
 void add_host_items(const WeightFacts& weights, MemoryPlan& plan) {

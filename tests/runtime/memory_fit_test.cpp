@@ -106,8 +106,7 @@ TEST_F(MemoryFitTest, TheCapCountsTheContextAndEveryPiece) {
   EXPECT_EQ(larger.total_bytes(), total + 572 * kMebi);
   EXPECT_EQ(larger.bytes_of_item(kContextItem), 572 * kMebi);
   for (const MemoryItem& item : larger.items) {
-    const bool is_allocated = item.name != kRecordedStepsItem;
-    EXPECT_EQ(item.bytes % (is_allocated ? 2 * kMebi : kMebi), 0) << item.name;
+    EXPECT_EQ(item.bytes % (2 * kMebi), 0) << item.name;
   }
   EngineOptions capped = large();
   capped.memory_cap_bytes = total;
