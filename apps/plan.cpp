@@ -39,7 +39,7 @@ std::string meaning_of(const MemoryForecast& forecast) {
       return "as asked, with room for the desktop to grow";
     case MemoryForecast::Verdict::tight:
       return fmt::format("it runs: after automatic choices, or with less than {} MiB left free",
-                         mebibytes(MemoryForecast::tight_bytes));
+                         mebibytes(MemoryForecast::kTightBytes));
     case MemoryForecast::Verdict::does_not_fit:
       break;
   }

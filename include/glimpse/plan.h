@@ -13,11 +13,11 @@ namespace glimpse {
 struct MemoryForecast {
   enum class Verdict {
     fits,
-    tight,         ///< only after automatic choices, or with less than tight_bytes left free
+    tight,         ///< only after automatic choices, or with less than kTightBytes left free
     does_not_fit,  ///< not even after every automatic choice
   };
   /// What another window or browser tab may take of a card with a desktop.
-  static constexpr int64_t tight_bytes = int64_t{256} << 20;
+  static constexpr int64_t kTightBytes = int64_t{256} << 20;
 
   Verdict verdict = Verdict::fits;
   std::string model;

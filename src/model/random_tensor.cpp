@@ -36,11 +36,11 @@ std::array<std::byte, 256> make_codes() {
 }
 
 void fill_codes(uint64_t key, uint64_t counter, std::span<std::byte> bytes) {
-  static const std::array<std::byte, 256> codes = make_codes();
+  static const std::array<std::byte, 256> kCodes = make_codes();
   for (size_t i = 0; i < bytes.size(); i += 8) {
     const uint64_t bits = mix(key + counter++);
     const size_t count = std::min<size_t>(8, bytes.size() - i);
-    for (size_t j = 0; j < count; ++j) bytes[i + j] = codes[(bits >> (8 * j)) & 0xFFU];
+    for (size_t j = 0; j < count; ++j) bytes[i + j] = kCodes[(bits >> (8 * j)) & 0xFFU];
   }
 }
 

@@ -76,7 +76,7 @@ class Forecaster {
     const bool fits = plan_.total_bytes() <= limit_;
     using Verdict = MemoryForecast::Verdict;
     const bool is_tight =
-        !fits_as_asked || forecast_.free_bytes - plan_.total_bytes() < MemoryForecast::tight_bytes;
+        !fits_as_asked || forecast_.free_bytes - plan_.total_bytes() < MemoryForecast::kTightBytes;
     forecast_.verdict = !fits ? Verdict::does_not_fit : is_tight ? Verdict::tight : Verdict::fits;
     describe();
     if (forecast_.verdict != Verdict::fits) advise();
