@@ -244,10 +244,10 @@ GLIMPSE_TARGET_BF16 void panel_rows(const BFloat16* x, int64_t x_stride, const B
 }  // namespace
 
 bool has_bf16_dot() {
-  static const bool has = __builtin_cpu_supports("avx512bf16") &&
-                          __builtin_cpu_supports("avx512vbmi") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  return has;
+  static const bool kHas = __builtin_cpu_supports("avx512bf16") &&
+                           __builtin_cpu_supports("avx512vbmi") &&
+                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return kHas;
 }
 
 void multiply_bf16_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const BFloat16* w,

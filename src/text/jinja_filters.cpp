@@ -248,8 +248,8 @@ Value map_filter(Evaluation& evaluation, const Value& self, const Arguments& arg
     const Value* otherwise = Evaluation::argument(arguments, 1, "default");
     for (const Value& item : evaluation.iterate(self)) {
       Value found = attribute_path(evaluation, item, path);
-      result.push_back(found.is<Undefined>() && otherwise != nullptr ? *otherwise
-                                                                     : std::move(found));
+      if (found.is<Undefined>() && otherwise != nullptr) found = *otherwise;
+      result.push_back(std::move(found));
     }
     return evaluation.list(std::move(result));
   }
