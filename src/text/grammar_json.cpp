@@ -110,10 +110,14 @@ void GrammarBuilder::add_digit_range(StateId from, std::string_view least, std::
 void GrammarBuilder::add_naturals(StateId from, int64_t least, int64_t most, StateId end) {
   if (least == 0 && most == kMaxInteger) return add_whole_number(from, kMaxIntegerDigits, end);
   if (least == 0 && most == kMaxWhole) return add_whole_number(from, kMaxWholeDigits, end);
-  for (int64_t first = 0, last = 9; first <= most; first = last + 1, last = last * 10 + 9) {
-    if (last < least) continue;
-    add_digit_range(from, fmt::format("{}", std::max(first, least)),
-                    fmt::format("{}", std::min(last, most)), end);
+  int64_t first = 0;
+  for (int64_t last = 9;; last = last * 10 + 9) {
+    if (last >= least) {
+      add_digit_range(from, fmt::format("{}", std::max(first, least)),
+                      fmt::format("{}", std::min(last, most)), end);
+    }
+    if (last >= most) return;  // 18 digits at most: one more would not fit
+    first = last + 1;
   }
 }
 
