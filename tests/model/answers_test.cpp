@@ -14,8 +14,11 @@ struct AnswerCase {
   std::string backend;
   Arithmetic arithmetic;
   std::optional<DType> kv_dtype = {};
-  void PrintTo(const AnswerCase& test, std::ostream* out) { *out << test.backend; }
 };
+
+void PrintTo(const AnswerCase& test, std::ostream* out) {
+  *out << test.backend;
+}
 
 class DemoAnswers : public ::testing::TestWithParam<AnswerCase> {};
 
