@@ -24,8 +24,9 @@ void Backend::do_attention_block(const DecoderShape& shape, const DecoderLayerWe
     rms_norm(q, weights.q_norm, shape.rms_norm_eps, q);
     rms_norm(k, weights.k_norm, shape.rms_norm_eps, k);
   }
-  rotate(q, inputs.cosines, inputs.sines, q);
-  rotate(k, inputs.cosines, inputs.sines, k);
+  const Tensor q_and_k =
+      act.qkv.slice(1, 0, q_size + kv_size).split_last(shape.num_heads + shape.num_kv_heads);
+  rotate(q_and_k, inputs.cosines, inputs.sines, q_and_k);
   store_kv(k, v, inputs.slots, kv);
   const Tensor attended = act.attended.split_last(shape.num_heads);
   attend_paged(q, kv, inputs.spans, attended);

@@ -78,6 +78,63 @@ class AttentionTile {
     multiply_values(values, scores);
   }
 
+  /// The running scores of a software pipeline: those of one tile of keys.
+  struct Scores {
+    float values[2][kKeys / 8][4];
+  };
+
+  /// The first tile of keys of a pipeline; follow with advance() for every tile.
+  template <typename Limit>
+  __device__ void begin(uint32_t keys, bool is_masked, Limit limit, Scores& scores) {
+    clear(scores);
+    multiply_queries(keys, scores.values);
+    if (is_masked) mask(scores.values, limit);
+    raise_maximum(scores.values);
+  }
+
+  /// attend() for a warp that is one of few: the products of the next tile's keys are between the
+  /// exponentials of this one's scores, and the next maximum is beside the products with the
+  /// values, so that the tensor cores do not wait for the softmax.
+  template <typename Limit>
+  __device__ void advance(uint32_t values, Scores& scores, uint32_t next_keys, bool next_is_masked,
+                          Limit next_limit, Scores& next) {
+    static_assert(kQueriesInRegisters);
+    float offset[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) offset[r] = maximum_[r] * scale_;
+    clear(next);
+    constexpr int kParts = kTilesK / 2 * kStepsD;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int n = part / kStepsD * 2;
+      const int step = part % kStepsD;
+      uint32_t k[4];
+      load_matrix_x4(k, by_chunk_.at(next_keys, n * 8, 2 * step));
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        multiply_add(next.values[i][n], q_[step][i], k[0], k[1]);
+        multiply_add(next.values[i][n + 1], q_[step][i], k[2], k[3]);
+      }
+      constexpr int kScores = 8 * kTilesK;
+#pragma unroll
+      for (int s = kScores * part / kParts; s < kScores * (part + 1) / kParts; ++s) {
+        const int r = s / 2 % 4;
+        float& score = scores.values[r / 2][s / 8][r % 2 * 2 + s % 2];
+        score = exp2f_fast(fmaf(score, scale_, -offset[r]));
+        sum_[r] += score;
+      }
+    }
+    if (next_is_masked) mask(next.values, next_limit);
+    multiply_values(values, scores.values);
+    raise_maximum(next.values);
+  }
+
+  /// The pipeline's last tile.
+  __device__ void finish(uint32_t values, Scores& scores) {
+    exponentiate(scores.values);
+    multiply_values(values, scores.values);
+  }
+
   /// Divides by the sums and stores rows for which `row_pointer(r)` is not null.
   template <typename RowPointer>
   __device__ void store(RowPointer row_pointer) {
@@ -160,9 +217,41 @@ class AttentionTile {
     }
   }
 
-  /// Scores become probabilities relative to the running maximum. Where a maximum rose, the sums
-  /// so far are rescaled; after the first tiles that is rare.
+  __device__ static void clear(Scores& scores) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int n = 0; n < kTilesK; ++n) {
+#pragma unroll
+        for (float& value : scores.values[i][n]) value = 0.0F;
+      }
+    }
+  }
+
+  /// Scores become probabilities relative to the running maximum.
   __device__ void softmax(float (&scores)[2][kTilesK][4]) {
+    raise_maximum(scores);
+    exponentiate(scores);
+  }
+
+  __device__ void exponentiate(float (&scores)[2][kTilesK][4]) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const float offset = maximum_[r] * scale_;
+#pragma unroll
+      for (int n = 0; n < kTilesK; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = scores[r / 2][n][r % 2 * 2 + e];
+          score = exp2f_fast(fmaf(score, scale_, -offset));
+          sum_[r] += score;
+        }
+      }
+    }
+  }
+
+  /// Where a maximum rises, the sums so far are rescaled; after the first tiles that is rare.
+  __device__ void raise_maximum(const float (&scores)[2][kTilesK][4]) {
     float factor[4];
     bool rose = false;
 #pragma unroll
@@ -187,19 +276,6 @@ class AttentionTile {
         for (int n = 0; n < kTilesD; ++n) {
           out_[r / 2][n][r % 2 * 2] *= factor[r];
           out_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
-        }
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const float offset = maximum_[r] * scale_;
-#pragma unroll
-      for (int n = 0; n < kTilesK; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& score = scores[r / 2][n][r % 2 * 2 + e];
-          score = exp2f_fast(fmaf(score, scale_, -offset));
-          sum_[r] += score;
         }
       }
     }

@@ -1,6 +1,7 @@
-// Blocks: (row tile of a segment, head). K and V tiles alternate between two stages; the copies for
-// the next tile run while this one is multiplied. Moves each q row once, and K and V of a head once
-// per 128 rows (from L2).
+// Blocks: (row tile of a segment, head). K and V tiles go around three stages, of which the first
+// holds the queries until they are in registers: one is multiplied, the next is complete because
+// the pipeline of scores is half a tile ahead, the third is being copied. Moves each q row once,
+// and K and V of a head once per 128 rows (from L2).
 #include "cuda/attention_vision.h"
 
 #include <algorithm>
@@ -12,6 +13,7 @@ namespace glimpse::cuda {
 namespace {
 
 constexpr int kKeys = 64;  // of a tile
+constexpr int kStages = 3;
 /// Segments of one launch; longer lists take several launches.
 constexpr int kMaxSegments = 64;
 
@@ -29,8 +31,7 @@ struct VisionParameters {
 
 template <int kHeadDim>
 constexpr int vision_shared_bytes() {
-  using Tile = AttentionTile<kHeadDim, kKeys>;
-  return Tile::kQueryBytes + 4 * Tile::kTileBytes;
+  return kStages * 2 * AttentionTile<kHeadDim, kKeys>::kTileBytes;
 }
 
 /// This thread's chunk of the rows of one matrix, and its row among those copied at once.
@@ -63,11 +64,13 @@ struct RowCopy {
 template <int kHeadDim>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attend_segments(const __grid_constant__ VisionParameters p) {
-  using Tile = AttentionTile<kHeadDim, kKeys>;
+  using Tile = AttentionTile<kHeadDim, kKeys / 2>;  // half a tile at a time
+  constexpr int kHalfBytes = Tile::kTileBytes;
+  constexpr int kStageBytes = 4 * kHalfBytes;  // K, then V
   static_assert(vision_shared_bytes<kHeadDim>() <= 99 * 1024);
+  static_assert(Tile::kQueryBytes <= kStageBytes);
   extern __shared__ __align__(128) uint8_t shared_memory[];
-  const uint32_t queries = shared_address(shared_memory);
-  const uint32_t stages = queries + Tile::kQueryBytes;
+  const uint32_t stages = shared_address(shared_memory);
 
   int segment = 0;
   while (static_cast<int>(blockIdx.x) >= p.tile_begin[segment + 1]) ++segment;
@@ -83,33 +86,51 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   const __nv_bfloat16* k = chunk_of(p.k, p.k_row_stride, begin);
   const __nv_bfloat16* v = chunk_of(p.v, p.v_row_stride, begin);
   int rows_to_copy = end - begin;
-  int copy_stage = 0;
-  const auto copy_tile = [&] {
-    const uint32_t to = stages + copy_stage * (2 * Tile::kTileBytes);
-    Copy::template copy<kKeys>(to, k, p.k_row_stride, rows_to_copy);
-    Copy::template copy<kKeys>(to + Tile::kTileBytes, v, p.v_row_stride, rows_to_copy);
+  const auto copy_tile = [&](int stage) {
+    const uint32_t to = stages + stage * kStageBytes;
+    if (rows_to_copy > 0) {
+      Copy::template copy<kKeys>(to, k, p.k_row_stride, rows_to_copy);
+      Copy::template copy<kKeys>(to + 2 * kHalfBytes, v, p.v_row_stride, rows_to_copy);
+    }
     k += kKeys * p.k_row_stride;
     v += kKeys * p.v_row_stride;
     rows_to_copy -= kKeys;
-    copy_stage ^= 1;
+    copy_async_commit();
   };
-  Copy::template copy<kAttentionRows>(queries, chunk_of(p.q, p.q_row_stride, row), p.q_row_stride,
+  Copy::template copy<kAttentionRows>(stages, chunk_of(p.q, p.q_row_stride, row), p.q_row_stride,
                                       end - row);
-  copy_tile();
   copy_async_commit();
+  copy_tile(1);
+  copy_tile(2);
 
   Tile attention(p.scale);
-  copy_async_wait<0>();
+  copy_async_wait<1>();
   __syncthreads();
-  attention.load_queries(queries);
+  attention.load_queries(stages);
+  typename Tile::Scores first;
+  typename Tile::Scores second;
+  int left = end - begin;
+  const auto limit = [&](int) { return left; };
+  const auto limit_of_second = [&](int) { return left - kKeys / 2; };
+  attention.begin(stages + kStageBytes, left < kKeys / 2, limit, first);
+  int stage = 1;
 #pragma unroll 1
-  for (int left = end - begin; left > 0; left -= kKeys) {
-    const uint32_t keys = stages + (copy_stage ^ 1) * (2 * Tile::kTileBytes);
-    if (left > kKeys) copy_tile();
-    copy_async_commit();
-    attention.attend(keys, keys + Tile::kTileBytes, left < kKeys, [&](int) { return left; });
+  while (true) {
+    const int next_stage = stage + 1 == kStages ? 0 : stage + 1;
+    const uint32_t keys = stages + stage * kStageBytes;
+    const uint32_t values = keys + 2 * kHalfBytes;
     copy_async_wait<0>();
     __syncthreads();
+    copy_tile(next_stage + 1 == kStages ? 0 : next_stage + 1);
+    attention.advance(values, first, keys + kHalfBytes, left < kKeys, limit_of_second, second);
+    left -= kKeys;
+    if (left <= 0) {
+      attention.finish(values + kHalfBytes, second);
+      break;
+    }
+    attention.advance(values + kHalfBytes, second, stages + next_stage * kStageBytes,
+                      left < kKeys / 2, limit, first);
+    stage = next_stage;
   }
   attention.store([&](int r) -> __nv_bfloat16* {
     const int at = row + attention.row_of(r);

@@ -71,9 +71,10 @@ struct GemmTileShape {
 /// multiple of 8 (of 16 for e4m3), out_features a multiple of 4.
 [[nodiscard]] bool gemm_supports(const GemmArguments& arguments);
 [[nodiscard]] GemmPlan plan_gemm(const GemmArguments& arguments, const GemmDevice& device);
-/// The plan for a given tile; plan_gemm() picks among these.
+/// The plan for a given tile, with or without tiles that several blocks share; plan_gemm() picks
+/// among these.
 [[nodiscard]] GemmPlan plan_gemm_tile(const GemmArguments& arguments, const GemmDevice& device,
-                                      GemmTile tile);
+                                      GemmTile tile, bool may_share = true);
 /// The workspace begins with one counter per shared tile, of which there are fewer than blocks.
 inline constexpr int64_t kGemmCounterBytes = 16384;
 /// Room for the parts of shared tiles and their counters, enough for every plan of this device.

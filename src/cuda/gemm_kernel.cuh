@@ -110,14 +110,26 @@ __device__ __forceinline__ void tile_position(const GemmParameters& p, int tile,
   token_tile = first + inside - feature_tile * height;
 }
 
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ float gelu_tanh(float x) {
-  // 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u))
-  const float u = 0.7978845608028654F * (x + 0.044715F * x * x * x);
-  return __fdividef(x, 1.0F + __expf(-2.0F * u));
+  // 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3); -2 log2(e) inside
+  const float u = x * fmaf(x * x, -2.302208198F * 0.044715F, -2.302208198F);
+  return x * reciprocal(1.0F + exp2_fast(u));
 }
 
 __device__ __forceinline__ float silu(float x) {
-  return __fdividef(x, 1.0F + __expf(-x));
+  return x * reciprocal(1.0F + exp2_fast(-1.4426950408889634F * x));
 }
 
 template <typename Tile>
@@ -130,6 +142,8 @@ class GemmBlock {
         warp_feature_(threadIdx.x / 32 / Tile::kWarpsAlongTokens),
         warp_token_(threadIdx.x / 32 % Tile::kWarpsAlongTokens),
         is_pair_(parameters.op == GemmOp::silu_mul),
+        lane_x_(lane_position_x()),
+        lane_w_(lane_position_w()),
         load_(parameters),
         compute_(parameters) {}
 
@@ -156,10 +170,13 @@ class GemmBlock {
           // its memory takes new copies; the next stage is complete.
           copy_async_wait<Tile::kStages - 2>();
           __syncthreads();
+          multiply<0, Tile::kTilesF / 2>(step % 2);
           issue_copies(stage);
+          multiply<Tile::kTilesF / 2, Tile::kTilesF>(step % 2);
           stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
+        } else {
+          multiply<0, Tile::kTilesF>(step % 2);
         }
-        multiply(step % 2);
       }
       if (compute_.k + 1 == compute_.k_end) {
         finish_sum();
@@ -200,18 +217,37 @@ class GemmBlock {
     return (row >> 1) * 128 + ((((row & 1) << 2) + chunk) ^ ((row >> 2) & 7)) * 16;
   }
 
+  /// Rows beyond the end repeat the last one: what they add is never stored. All addresses but the
+  /// column are worked out here, since whatever stands between the products holds them up.
   __device__ void begin_load_tile() {
     int token_tile, feature_tile;
     tile_position(p_, load_.tile, token_tile, feature_tile);
     const int thread = static_cast<int>(threadIdx.x);
     const int row_x = token_tile * Tile::kTokens + thread / kChunksX;
-    rows_left_x_ = p_.num_rows - row_x;
-    from_x_ = p_.x + row_x * p_.x_stride + thread % kChunksX * 8;
+    const int last_x = p_.num_rows - 1;
+    const int first_x = min(row_x, last_x);
+    const int column = load_.k * Tile::kStepK;
+    columns_left_ = p_.in_features - column;
+    from_x_ = p_.x + first_x * p_.x_stride + thread % kChunksX * 8 + column;
+    const int stride_x = static_cast<int>(p_.x_stride);
+#pragma unroll
+    for (int pass = 0; pass < kPassesX; ++pass) {
+      offset_x_[pass] = (min(row_x + pass * kRowsPerPassX, last_x) - first_x) * stride_x;
+    }
+    // The 64 rows of one warp are one pass or two; of a pair, 32 of the gate and 32 of up.
     const int in_tile = thread / 4;
+    const int row_w = is_pair_ ? feature_tile * (Tile::kFeatures / 2) + in_tile % kHalf
+                               : feature_tile * Tile::kFeatures + in_tile;
+    const int last_w = p_.out_features - 1;
+    const int first_w = min(row_w, last_w);
     const bool is_up = is_pair_ && in_tile >= kHalf;
-    row_w_ = is_pair_ ? feature_tile * (Tile::kFeatures / 2) + in_tile % kHalf
-                      : feature_tile * Tile::kFeatures + in_tile;
-    from_w_ = p_.weight[is_up ? 1 : 0] + row_w_ * row_bytes() + thread % 4 * 16;
+    from_w_ =
+        p_.weight[is_up ? 1 : 0] + first_w * row_bytes() + thread % 4 * 16 + column * kWeightBytes;
+#pragma unroll
+    for (int pass = 0; pass < kPassesW; ++pass) {
+      const int down = is_pair_ ? pass / kPassesPerWarp * kHalf : pass * kRowsPerPassW;
+      offset_w_[pass] = (min(row_w + down, last_w) - first_w) * static_cast<int>(row_bytes());
+    }
   }
 
   [[nodiscard]] __device__ int64_t row_bytes() const {
@@ -220,8 +256,7 @@ class GemmBlock {
 
   __device__ void issue_copies(int stage) {
     if (!load_.done()) {
-      copy_x(stage);
-      copy_w(stage);
+      copy_stage(stage);
       if (load_.k + 1 == load_.k_end) {
         load_.next_stretch(p_);
         if (!load_.done()) begin_load_tile();
@@ -232,39 +267,29 @@ class GemmBlock {
     copy_async_commit();
   }
 
-  __device__ void copy_x(int stage) {
+  __device__ void copy_stage(int stage) {
+    const int thread = static_cast<int>(threadIdx.x);
     const uint32_t to = shared_ + stage * Tile::kStageBytes;
-    const int k = load_.k * Tile::kStepK;
-    const int chunk = static_cast<int>(threadIdx.x) % kChunksX;
-    const int row = static_cast<int>(threadIdx.x) / kChunksX;
-    const bool k_is_valid = k + chunk * 8 < p_.in_features;
+    const uint32_t to_x = to + position_x(thread / kChunksX, thread % kChunksX);
+    const bool x_is_valid = thread % kChunksX * 8 < columns_left_;
 #pragma unroll
     for (int pass = 0; pass < kPassesX; ++pass) {
-      const int down = pass * kRowsPerPassX;
-      if (Tile::kTokens % kRowsPerPassX != 0 && row + down >= Tile::kTokens) break;
-      copy_async(to + position_x(row + down, chunk), from_x_ + k + down * p_.x_stride,
-                 k_is_valid && down < rows_left_x_);
+      const bool is_idle = Tile::kTokens % kRowsPerPassX != 0 &&
+                           thread / kChunksX + pass * kRowsPerPassX >= Tile::kTokens;
+      if (is_idle) break;
+      copy_async(to_x + position_x(pass * kRowsPerPassX, 0), from_x_ + offset_x_[pass], x_is_valid);
     }
-  }
-
-  __device__ void copy_w(int stage) {
-    const uint32_t to = shared_ + stage * Tile::kStageBytes + Tile::kBytesX;
-    const int k = load_.k * Tile::kStepK;
-    const int chunk = static_cast<int>(threadIdx.x) % 4;
-    const int in_tile = static_cast<int>(threadIdx.x) / 4;
-    const bool k_is_valid = k + chunk * (16 / kWeightBytes) < p_.in_features;
-    // The 64 rows of one warp are one pass or two; the second is its up half, or the 32 rows below.
-    const int rows_per_warp = is_pair_ ? kHalf : Tile::kWarpFeatures;
-    const int64_t to_second = is_pair_ ? p_.weight[1] - p_.weight[0] : kRowsPerPassW * row_bytes();
+    const uint32_t to_w = to + Tile::kBytesX + position_w(thread / 4, thread % 4);
+    const bool w_is_valid = thread % 4 * (16 / kWeightBytes) < columns_left_;
+    const int64_t to_up = kPassesPerWarp == 2 && is_pair_ ? p_.weight[1] - p_.weight[0] : 0;
 #pragma unroll
     for (int pass = 0; pass < kPassesW; ++pass) {
-      const int down = pass / kPassesPerWarp * rows_per_warp;
-      const bool is_second = pass % kPassesPerWarp != 0;
-      const int row = row_w_ + down + (is_second && !is_pair_ ? kRowsPerPassW : 0);
-      copy_async(to + position_w(in_tile + pass * kRowsPerPassW, chunk),
-                 from_w_ + k * kWeightBytes + down * row_bytes() + (is_second ? to_second : 0),
-                 k_is_valid && row < p_.out_features);
+      copy_async(to_w + position_w(pass * kRowsPerPassW, 0),
+                 from_w_ + offset_w_[pass] + (pass % 2 != 0 ? to_up : 0), w_is_valid);
     }
+    from_x_ += Tile::kStepK;
+    from_w_ += 64;
+    columns_left_ -= Tile::kStepK;
   }
 
   // ---- shared to registers --------------------------------------------------------------------
@@ -274,21 +299,19 @@ class GemmBlock {
     load_fragments_w(buffer, tile_x + Tile::kBytesX, step);
   }
 
+  // A step moves a lane's place by an exclusive-or of its chunk, whatever the row.
   __device__ void load_fragments_x(int buffer, uint32_t tile, int step) {
-    const int first = warp_token_ * Tile::kWarpTokens;
+    const uint32_t from = (tile + lane_x_) ^ (step * 32);
     if constexpr (Tile::kIsF8) {
 #pragma unroll
       for (int j = 0; j < Tile::kTilesT; ++j) {
-        const int row = first + j * 8 + lane_ / 4;
-        load_shared_8_bytes(x_[buffer][j][0], x_[buffer][j][1],
-                            tile + row * 128 + ((step ^ (row & 3)) * 32) + lane_ % 4 * 8);
+        load_shared_8_bytes(x_[buffer][j][0], x_[buffer][j][1], from + j * 1024);
       }
     } else {
 #pragma unroll
       for (int j = 0; j < Tile::kTilesT; j += 2) {
-        const int row = first + j * 8 + lane_ / 16 * 8 + lane_ % 8;
         uint32_t both[4];
-        load_matrix_x4(both, tile + position_x(row, 2 * step + lane_ / 8 % 2));
+        load_matrix_x4(both, from + j * 512);
         x_[buffer][j][0] = both[0], x_[buffer][j][1] = both[1];
         x_[buffer][j + 1][0] = both[2], x_[buffer][j + 1][1] = both[3];
       }
@@ -296,23 +319,35 @@ class GemmBlock {
   }
 
   __device__ void load_fragments_w(int buffer, uint32_t tile, int step) {
-    const int first = warp_feature_ * Tile::kWarpFeatures + 4 * (lane_ % 8);
+    const uint32_t from = (tile + lane_w_) ^ (step * (Tile::kIsF8 ? 16 : 32));
 #pragma unroll
     for (int load = 0; load < kLoadsW; ++load) {
-      if constexpr (Tile::kIsF8) {
-        // lower and upper rows of 16-row tiles 2 load and 2 load + 1
-        const int row = first + 32 * load + lane_ / 8;
-        load_matrix_x4(w_[buffer][load], tile + position_w(row, step));
-      } else {
-        const int row = first + 32 * (load / 2) + 2 * (load % 2) + lane_ / 8 % 2;
-        load_matrix_x4(w_[buffer][load], tile + position_w(row, 2 * step + lane_ / 16));
-      }
+      // e4m3: lower and upper rows of 16-row tiles 2 load and 2 load + 1
+      const int down = Tile::kIsF8 ? 32 * load : 32 * (load / 2) + 2 * (load % 2);
+      load_matrix_x4(w_[buffer][load], from + down * 64);
     }
   }
 
+  /// Byte position of this lane's first row at step 0, in the tile of x and in that of W.
+  [[nodiscard]] __device__ uint32_t lane_position_x() const {
+    const int first = warp_token_ * Tile::kWarpTokens;
+    if constexpr (Tile::kIsF8) {
+      const int row = first + lane_ / 4;
+      return row * 128 + (row & 3) * 32 + lane_ % 4 * 8;
+    } else {
+      return position_x(first + lane_ / 16 * 8 + lane_ % 8, lane_ / 8 % 2);
+    }
+  }
+  [[nodiscard]] __device__ uint32_t lane_position_w() const {
+    const int first = warp_feature_ * Tile::kWarpFeatures + 4 * (lane_ % 8);
+    return Tile::kIsF8 ? position_w(first + lane_ / 8, 0)
+                       : position_w(first + lane_ / 8 % 2, lane_ / 16);
+  }
+
+  template <int kFirst, int kEnd>
   __device__ void multiply(int buffer) {
 #pragma unroll
-    for (int i = 0; i < Tile::kTilesF; ++i) {
+    for (int i = kFirst; i < kEnd; ++i) {
       uint32_t w[4];
       if constexpr (Tile::kIsF8) {
         e4m3_to_bf16(w_[buffer][i / 2][i % 2 * 2], w[0], w[2]);
@@ -437,32 +472,28 @@ class GemmBlock {
     return p_.parts + slot * kVectors * Tile::kThreads + threadIdx.x;
   }
 
+  /// This block's own part is read again like the others, so the sums are in the same order
+  /// whichever block comes last, and its registers take the totals.
   __device__ void sum_parts(int first, int last) {
-    constexpr int kBatch = kVectors < 8 ? kVectors : 8;
-    // Each round drops the first kBatch vectors of this block's own part and appends the totals:
-    // after the last round every total is in its place.
+    constexpr int kBatch = kVectors < 16 ? kVectors : 16;  // loads under way together
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+      for (float& value : vector(v)) value = 0.0F;
+    }
 #pragma unroll 1
-    for (int round = 0; round < kVectors / kBatch; ++round) {
-      float4 total[kBatch] = {};
-#pragma unroll 1
-      for (int block = first; block <= last; ++block) {
-        const float4* from = part(block, first) + round * kBatch * Tile::kThreads;
+    for (int block = first; block <= last; ++block) {
+      const float4* from = part(block, first);
+#pragma unroll
+      for (int begin = 0; begin < kVectors; begin += kBatch) {
+        float4 values[kBatch];
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) values[b] = __ldcg(from + (begin + b) * Tile::kThreads);
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          const float4 value = __ldcg(from + b * Tile::kThreads);
-          total[b].x += value.x, total[b].y += value.y;
-          total[b].z += value.z, total[b].w += value.w;
+          float(&s)[4] = vector(begin + b);
+          s[0] += values[b].x, s[1] += values[b].y, s[2] += values[b].z, s[3] += values[b].w;
         }
-      }
-#pragma unroll
-      for (int v = 0; v < kVectors - kBatch; ++v) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) vector(v)[c] = vector(v + kBatch)[c];
-      }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        float(&s)[4] = vector(kVectors - kBatch + b);
-        s[0] = total[b].x, s[1] = total[b].y, s[2] = total[b].z, s[3] = total[b].w;
       }
     }
   }
@@ -584,11 +615,12 @@ class GemmBlock {
   const uint32_t shared_;
   const int lane_, warp_feature_, warp_token_;
   const bool is_pair_;
+  const uint32_t lane_x_, lane_w_;
   GemmCursor load_, compute_;
-  const __nv_bfloat16* from_x_;
-  int rows_left_x_;
+  const __nv_bfloat16* from_x_;  // this thread's chunk at the next step to be copied
   const uint8_t* from_w_;
-  int row_w_;
+  int offset_x_[kPassesX], offset_w_[kPassesW];  // of its rows from the first: elements; bytes
+  int columns_left_;
   const float* scale_row_[2];
   float scale_[2];
   float sum_[Tile::kTilesF][Tile::kTilesT][4];

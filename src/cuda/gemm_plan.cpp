@@ -1,6 +1,7 @@
 // Which tile and how many blocks: numbers in, numbers out.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "cuda/gemm.h"
 
@@ -10,19 +11,20 @@ namespace {
 constexpr std::array kTiles = {GemmTile::t16f256, GemmTile::t32f256, GemmTile::t64f128,
                                GemmTile::t128f128, GemmTile::t128f256};
 
-/// Share of the tensor cores' rate that a full card of these blocks reaches.
+/// Share of the tensor cores' rate that a full card of these blocks reaches (those of 64 rows and
+/// more as measured on an H200, products alone).
 constexpr double efficiency_of(GemmTile tile) {
   switch (tile) {
     case GemmTile::t16f256:
-      return 0.25;
+      return 0.20;
     case GemmTile::t32f256:
-      return 0.40;
+      return 0.32;
     case GemmTile::t64f128:
-      return 0.55;
+      return 0.43;
     case GemmTile::t128f128:
-      return 0.75;
+      return 0.53;
     case GemmTile::t128f256:
-      return 0.80;
+      return 0.55;
   }
   return 0;
 }
@@ -38,6 +40,13 @@ int blocks_at_once(const GemmTileShape& shape, const GemmDevice& device) {
   return device.num_multiprocessors * std::clamp(fit, 1, shape.blocks_per_multiprocessor);
 }
 
+/// Of a multiprocessor.
+constexpr double kProductsPerClock = 1300;
+/// To write and fence parts of a tile, and to read each of them: 14 to 17 us on an H200, most of it
+/// the way of code that is executed once.
+constexpr double kClocksToShare = 16000;
+constexpr double kClocksPerPart = 2000;
+
 /// Relative time of a plan: the longest share of the line, and the parts that are added at its end.
 double cost_of(const GemmPlan& plan, const GemmTileShape& shape, const GemmDevice& device) {
   const int64_t tiles = int64_t{plan.token_tiles} * plan.feature_tiles;
@@ -47,16 +56,26 @@ double cost_of(const GemmPlan& plan, const GemmTileShape& shape, const GemmDevic
       shared_tiles == 0
           ? 0.0
           : static_cast<double>(divide_up(shared_tiles * plan.k_steps, plan.shared_blocks));
-  const double steps = static_cast<double>(plan.full_waves) * plan.k_steps + shared_steps;
-  const double blocks_beside =
-      static_cast<double>(divide_up(plan.num_blocks, device.num_multiprocessors));
-  const double products = steps * shape.k_step * shape.tokens * shape.features * blocks_beside;
-  // About 1,300 products a clock and multiprocessor; writing, fencing and reading parts takes
-  // some 3,000 clocks and 64 bytes a clock.
-  const double adding =
-      shared_tiles == 0 ? 0.0
-                        : 3000.0 + 2.0 * 4.0 * shape.tokens * shape.features * blocks_beside / 64;
-  return products / (1300.0 * efficiency_of(plan.tile)) + adding;
+  // Fewer blocks than the tile is made for leave the tensor cores waiting, but not in proportion.
+  const auto clocks = [&](double steps, int64_t blocks) {
+    const auto beside = static_cast<double>(divide_up(blocks, device.num_multiprocessors));
+    const double efficiency =
+        efficiency_of(plan.tile) * std::sqrt(beside / shape.blocks_per_multiprocessor);
+    return steps * shape.k_step * shape.tokens * shape.features * beside /
+           (kProductsPerClock * efficiency);
+  };
+  double products = clocks(shared_steps, plan.num_blocks);
+  for (int wave = 0; wave < plan.full_waves; ++wave) {
+    const int64_t blocks =
+        std::min<int64_t>(plan.num_blocks, tiles - int64_t{wave} * plan.num_blocks);
+    products += clocks(plan.k_steps, blocks);
+  }
+  double adding = 0;
+  if (shared_tiles > 0) {
+    const auto parts = static_cast<double>(divide_up(plan.shared_blocks, shared_tiles) + 1);
+    adding = kClocksToShare + kClocksPerPart * parts;
+  }
+  return products + adding;
 }
 
 }  // namespace
@@ -90,7 +109,8 @@ bool gemm_supports(const GemmArguments& arguments) {
          aligned(arguments.bias, 16) && aligned(arguments.out, static_cast<uintptr_t>(out_bytes));
 }
 
-GemmPlan plan_gemm_tile(const GemmArguments& arguments, const GemmDevice& device, GemmTile tile) {
+GemmPlan plan_gemm_tile(const GemmArguments& arguments, const GemmDevice& device, GemmTile tile,
+                        bool may_share) {
   const GemmTileShape shape = gemm_tile_shape(tile, arguments.weight_is_f8);
   const int64_t rows_of_w =
       arguments.op == GemmOp::silu_mul ? 2 * arguments.out_features : arguments.out_features;
@@ -104,7 +124,7 @@ GemmPlan plan_gemm_tile(const GemmArguments& arguments, const GemmDevice& device
   const int64_t rest = tiles % slots;
   plan.full_waves = static_cast<int>(tiles / slots);
   constexpr int64_t kFewestSteps = 4;  // of a block: below, adding parts costs more than it saves
-  if (rest * 20 < slots * 17) {
+  if (may_share && rest * 20 < slots * 17) {
     // The last wave would be less than 85 % full. Where two or more blocks can take a tile, all
     // tiles are cut alike; else the line is cut without regard to tiles.
     const int64_t splits =
@@ -125,11 +145,13 @@ GemmPlan plan_gemm(const GemmArguments& arguments, const GemmDevice& device) {
   GemmPlan best;
   double best_cost = 0;
   for (const GemmTile tile : kTiles) {
-    const GemmPlan plan = plan_gemm_tile(arguments, device, tile);
-    const double cost = cost_of(plan, gemm_tile_shape(tile, arguments.weight_is_f8), device);
-    if (best.num_blocks == 0 || cost < best_cost) {
-      best = plan;
-      best_cost = cost;
+    for (const bool may_share : {true, false}) {
+      const GemmPlan plan = plan_gemm_tile(arguments, device, tile, may_share);
+      const double cost = cost_of(plan, gemm_tile_shape(tile, arguments.weight_is_f8), device);
+      if (best.num_blocks == 0 || cost < best_cost) {
+        best = plan;
+        best_cost = cost;
+      }
     }
   }
   return best;

@@ -220,8 +220,8 @@ void VisionEncoder::run_block(const VisionBlockWeights& weights) {
   const Tensor q = qkv.slice(1, 0, width).split_last(heads);          // [patches, heads, head_dim]
   const Tensor k = qkv.slice(1, width, width).split_last(heads);      // the same
   const Tensor v = qkv.slice(1, 2 * width, width).split_last(heads);  // the same
-  backend_.rotate(q, cosines, sines, q);
-  backend_.rotate(k, cosines, sines, k);
+  const Tensor q_and_k = qkv.slice(1, 0, 2 * width).split_last(2 * heads);
+  backend_.rotate(q_and_k, cosines, sines, q_and_k);
   const Tensor attended = act_.attended.slice(0, 0, num_patches_);
   backend_.attend_packed(q, k, v, segment_begin_, attended.split_last(heads));
   backend_.linear_add(attended, weights.proj, hidden);

@@ -69,6 +69,21 @@ TEST(GemmPlan, EveryTileOfTheOutputIsTakenByABlock) {
   }
 }
 
+TEST(GemmPlan, WithoutSharingEveryTileIsWhole) {
+  for (const GemmDevice& card : kCards) {
+    for (const Shape& shape : kShapes) {
+      for (const GemmTile tile : kTiles) {
+        const GemmPlan plan =
+            plan_gemm_tile(arguments_of(shape, false, GemmOp::store), card, tile, false);
+        const int64_t tiles = int64_t{plan.token_tiles} * plan.feature_tiles;
+        EXPECT_EQ(plan.shared_blocks, 0);
+        EXPECT_GE(int64_t{plan.full_waves} * plan.num_blocks, tiles);
+        EXPECT_LT(int64_t{plan.full_waves - 1} * plan.num_blocks, tiles);
+      }
+    }
+  }
+}
+
 TEST(GemmPlan, APlanStaysWithinTheWorkspace) {
   for (const GemmDevice& card : kCards) {
     const int64_t workspace = gemm_workspace_bytes(card);
