@@ -177,6 +177,30 @@ void Backend::blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor ou
   if (out.size(0) > 0) do_blend_rows(table, indices, weights, out);
 }
 
+void Backend::cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) {
+  const Checker c(*this, "cut_patches");
+  c.is(pixels, DType::u8, "pixels");
+  c.is(table, DType::f32, "table");
+  c.activation(out, "out");
+  c.rank(pixels, 4, "pixels");
+  c.rank(table, 2, "table");
+  c.rank(out, 2, "out");
+  c.contiguous(pixels, "pixels");
+  c.contiguous(table, "table");
+  c.equal(pixels.size(3), 3, "channels");
+  c.equal(table.size(0), 3, "lines of the table");
+  c.equal(table.size(1), 256, "columns of the table");
+  c.that(order.side > 0 && order.merge > 0 && order.frames > 0, "a patch has pixels");
+  c.equal(out.size(1), 3 * order.frames * order.side * order.side, "columns of out");
+  const int64_t block = order.side * order.merge;
+  c.that(pixels.size(0) > 0 && pixels.size(1) % block == 0 && pixels.size(2) % block == 0,
+         "the picture is not made of whole blocks");
+  const int64_t slices = (pixels.size(0) + order.frames - 1) / order.frames;
+  const int64_t patches = slices * (pixels.size(1) / order.side) * (pixels.size(2) / order.side);
+  c.that(order.first >= 0 && order.first + out.size(0) <= patches, "there are not so many patches");
+  if (out.size(0) > 0) do_cut_patches(pixels, table, order, out);
+}
+
 void Backend::linear(Tensor x, const LinearWeight& weight, Tensor out) {
   const Checker c(*this, "linear");
   check_linear(c, x, weight, out, weight.empty() ? 0 : weight.out_features());
@@ -193,7 +217,12 @@ void Backend::linear_add(Tensor x, const LinearWeight& weight, Tensor out) {
 
 void Backend::linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out) {
   const Checker c(*this, "linear_silu_mul");
-  check_linear(c, x, gate_up, scratch, gate_up.empty() ? 0 : gate_up.out_features());
+  c.rank(x, 2, "x");
+  c.rank(scratch, 2, "scratch");
+  const int64_t piece = std::min(x.size(0), scratch.size(0));
+  c.that(piece > 0 || x.size(0) == 0, "the scratch has no rows");
+  check_linear(c, x.slice(0, 0, piece), gate_up, scratch.slice(0, 0, piece),
+               gate_up.empty() ? 0 : gate_up.out_features());
   c.activation(out, "out");
   c.rank(out, 2, "out");
   c.equal(out.size(0), x.size(0), "rows of out and of x");

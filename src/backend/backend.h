@@ -9,6 +9,7 @@
 // of the same shape and dtype exactly, and must not overlap it otherwise.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -62,6 +63,15 @@ struct SamplingRows {
   Tensor allowed;             // [lines, ceil(vocab / 32)] u32: bit t % 32 of word t / 32 allows t
 };
 
+/// How a picture is cut into patches of side x side pixels, which stand in blocks of merge x merge:
+/// rows of blocks, the blocks of a row, then the rows and columns of a block.
+struct PatchOrder {
+  int64_t side = 0;
+  int64_t merge = 0;
+  int64_t frames = 0;  // of one patch, one behind the other
+  int64_t first = 0;   // the patch that becomes row 0
+};
+
 enum class GeluKind { tanh_approximation, exact_erf };
 
 /// How Backend::prepare() may lay out a weight.
@@ -99,13 +109,14 @@ struct DeepstackRows {
   std::vector<Tensor> deepstack;  // one [n, hidden] activation per injected layer
 };
 
-/// Activations of one pass through the decoder; T = rows of the batch.
+/// Activations of one pass through the decoder; T = rows of the batch. normed and attended may
+/// share memory, and so may qkv and intermediate: neither pair is alive at once.
 struct DecoderActivations {
   Tensor hidden;        // [T, hidden] f32: the residual stream
   Tensor normed;        // [T, hidden] activation
   Tensor qkv;           // [T, (num_heads + 2 num_kv_heads) * head_dim] activation
   Tensor attended;      // [T, num_heads * head_dim] activation
-  Tensor gate_up;       // [T, 2 * intermediate] activation; scratch of linear_silu_mul()
+  Tensor gate_up;       // [S, 2 * intermediate] activation; scratch of linear_silu_mul()
   Tensor intermediate;  // [T, intermediate] activation
 };
 
@@ -190,6 +201,17 @@ class Backend {
   ///   out [n, dim] activation
   void blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out);
 
+  // ---- pictures -----------------------------------------------------------------------------
+  /// Rows first, first + 1, ... of a picture's patches, each byte replaced by what its channel's
+  /// line of the table says (rescaled and normalised). Patch p of slice s (slices follow one
+  /// another) with its corner at (top, left):
+  ///   out[p, ((c * frames + t) * side + y) * side + x]
+  ///       = table[c, pixels[min(s * frames + t, n - 1), top + y, left + x, c]]
+  /// so that the last frame stands for those that are missing: a still is n = 1.
+  ///   pixels [n, height, width, 3] u8, sides multiples of side * merge, contiguous
+  ///   table [3, 256] f32   out [rows, 3 * frames * side * side] activation
+  void cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out);
+
   // ---- linear -------------------------------------------------------------------------------
   /// out = x W^T + bias.   x [T, in] activation   W [out, in]   out [T, out] activation
   /// x in f32 computes in f32 (FP8 times scale in f32); x in bf16 multiplies bf16 operands (FP8 is
@@ -198,7 +220,8 @@ class Backend {
   /// out += x W^T + bias: the residual connection. `out` must not alias x.
   void linear_add(Tensor x, const LinearWeight& weight, Tensor out);
   /// out = silu(x G^T) * (x U^T), G and U the halves of `gate_up`.
-  ///   x [T, in]   scratch [T, 2 * intermediate]   out [T, intermediate]; all of x's dtype
+  ///   x [T, in]   scratch [S, 2 * intermediate]   out [T, intermediate]; all of x's dtype
+  /// With a scratch of fewer rows than T a backend that needs it goes S rows at a time.
   void linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out);
 
   /// out = gelu(x W^T + bias), rounded once where linear() and gelu() would round twice.
@@ -281,6 +304,7 @@ class Backend {
   virtual void do_add_rows(Tensor rows, Tensor indices, Tensor out) = 0;
   virtual void do_add(Tensor a, Tensor b, Tensor out) = 0;
   virtual void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) = 0;
+  virtual void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) = 0;
   virtual void do_linear(Tensor x, const LinearWeight& weight, Tensor out) = 0;
   virtual void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) = 0;
   virtual void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
@@ -313,6 +337,16 @@ class Backend {
                                  const DecoderInputs& inputs, const DecoderActivations& act,
                                  const TraceFunction& trace);
 };
+
+/// Calls body(x, scratch, out) for as many rows at a time as `scratch` has: for backends whose
+/// linear_silu_mul() needs one.
+template <typename Body>
+void for_scratch_rows(const Tensor& x, const Tensor& scratch, const Tensor& out, const Body& body) {
+  for (int64_t first = 0; first < x.size(0); first += scratch.size(0)) {
+    const int64_t count = std::min(scratch.size(0), x.size(0) - first);
+    body(x.slice(0, first, count), scratch.slice(0, 0, count), out.slice(0, first, count));
+  }
+}
 
 /// Where a model should run.
 struct BackendOptions {

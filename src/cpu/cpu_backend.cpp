@@ -60,6 +60,15 @@ void FastCpuBackend::for_rows(int64_t rows, int64_t row_length, const Body& body
   });
 }
 
+void FastCpuBackend::do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order,
+                                    Tensor out) {
+  pool_.parallel_for(out.size(0), rows_per_chunk(out.size(1)), [&](int64_t first, int64_t last) {
+    PatchOrder part = order;
+    part.first += first;
+    ReferenceBackend::do_cut_patches(pixels, table, part, out.slice(0, first, last - first));
+  });
+}
+
 void FastCpuBackend::do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) {
   for_rows(x.num_rows(), x.size(-1), [&](int64_t i, RowScratch& scratch) {
     const float* from = read_row(x, i, scratch.in);

@@ -17,6 +17,7 @@ class FastCpuBackend final : public ReferenceBackend {
   [[nodiscard]] std::string description() const override;
 
  protected:
+  void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
   void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override;
   void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) override;
   void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,

@@ -357,8 +357,10 @@ void FastCpuBackend::do_linear_add(Tensor x, const LinearWeight& weight, Tensor 
 
 void FastCpuBackend::do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
                                         Tensor out) {
-  multiply(x, gate_up, scratch, false);
-  do_silu_mul(scratch, out);
+  for_scratch_rows(x, scratch, out, [&](const Tensor& rows, const Tensor& both, const Tensor& to) {
+    multiply(rows, gate_up, both, false);
+    do_silu_mul(both, to);
+  });
 }
 
 }  // namespace glimpse

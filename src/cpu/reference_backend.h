@@ -30,6 +30,7 @@ class ReferenceBackend : public Backend {
   void do_add_rows(Tensor rows, Tensor indices, Tensor out) override;
   void do_add(Tensor a, Tensor b, Tensor out) override;
   void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) override;
+  void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
   void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override;
   void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) override;
   void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,

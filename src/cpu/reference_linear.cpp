@@ -66,8 +66,10 @@ void ReferenceBackend::do_linear_add(Tensor x, const LinearWeight& weight, Tenso
 
 void ReferenceBackend::do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
                                           Tensor out) {
-  do_linear(x, gate_up, scratch);
-  do_silu_mul(scratch, out);
+  for_scratch_rows(x, scratch, out, [&](const Tensor& rows, const Tensor& both, const Tensor& to) {
+    do_linear(rows, gate_up, both);
+    do_silu_mul(both, to);
+  });
 }
 
 }  // namespace glimpse

@@ -1,4 +1,5 @@
 // Host memory, and weights as they are: linear parts stay where the file has them.
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -139,6 +140,38 @@ void ReferenceBackend::do_blend_rows(Tensor table, Tensor indices, Tensor weight
         float sum = 0;
         for (int c = 0; c < 4; ++c) sum += weight[c] * to_float(rows[c][j]);
         store(to_float(to[j]) + sum, to[j]);
+      }
+    }
+  });
+}
+
+void ReferenceBackend::do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order,
+                                      Tensor out) {
+  const int64_t height = pixels.size(1);
+  const int64_t width = pixels.size(2);
+  const int64_t area = order.merge * order.merge;
+  const int64_t blocks_per_row = width / order.side / order.merge;
+  const int64_t patches_per_slice = height / order.side * (width / order.side);
+  dispatch_activation(out.dtype(), [&]<typename To>() {
+    for (int64_t row = 0; row < out.size(0); ++row) {
+      const int64_t slice = (order.first + row) / patches_per_slice;
+      const int64_t patch = (order.first + row) % patches_per_slice;
+      const int64_t block = patch / area;
+      const int64_t top =
+          (block / blocks_per_row * order.merge + patch % area / order.merge) * order.side;
+      const int64_t left =
+          (block % blocks_per_row * order.merge + patch % order.merge) * order.side;
+      To* to = row_of<To>(out, row);
+      for (int64_t channel = 0; channel < 3; ++channel) {
+        const float* values = table.data<float>() + channel * 256;
+        for (int64_t t = 0; t < order.frames; ++t) {
+          const int64_t frame = std::min(slice * order.frames + t, pixels.size(0) - 1);
+          for (int64_t y = top; y < top + order.side; ++y) {
+            const uint8_t* from =
+                pixels.data<uint8_t>() + ((frame * height + y) * width + left) * 3;
+            for (int64_t x = 0; x < order.side; ++x) store(values[from[x * 3 + channel]], *to++);
+          }
+        }
       }
     }
   });

@@ -105,6 +105,7 @@ class CudaBackend final : public Backend {
     elementwise({.operation = Elementwise::add, .b = rows_of(b)}, a, out);
   }
   void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) override;
+  void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
   void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override {
     context_.make_current();
     run_linear(context_, x, weight, LinearMode::store, out);
@@ -261,6 +262,23 @@ void CudaBackend::do_blend_rows(Tensor table, Tensor indices, Tensor weights, Te
                              .dim = out.size(1)},
                             stream()),
           "the kernel of blend_rows()");
+}
+
+void CudaBackend::do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) {
+  context_.make_current();
+  require(launch_cut_patches({.pixels = pixels.data<uint8_t>(),
+                              .num_frames = pixels.size(0),
+                              .height = pixels.size(1),
+                              .width = pixels.size(2),
+                              .table = table.data<float>(),
+                              .side = order.side,
+                              .merge = order.merge,
+                              .frames = order.frames,
+                              .first = order.first,
+                              .out = rows_of(out),
+                              .count = out.size(0)},
+                             stream()),
+          "the kernel of cut_patches()");
 }
 
 void CudaBackend::do_rotary_table(Tensor positions, Tensor inverse_frequencies, Tensor axes,

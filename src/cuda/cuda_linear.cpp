@@ -1,5 +1,6 @@
 #include "cuda/cuda_linear.h"
 
+#include "backend/backend.h"
 #include "cuda/gemm.h"
 #include "cuda/gemv.h"
 
@@ -127,8 +128,10 @@ void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const Line
     product.scales_up = scales_up;
     if (try_gemm(context, product)) return;
   }
-  run_linear(context, x, gate_up, LinearMode::store, scratch);
-  run_silu_mul(context, scratch, out);
+  for_scratch_rows(x, scratch, out, [&](const Tensor& rows, const Tensor& both, const Tensor& to) {
+    run_linear(context, rows, gate_up, LinearMode::store, both);
+    run_silu_mul(context, both, to);
+  });
 }
 
 bool try_linear_gelu_tanh(const CudaContext& context, const Tensor& x, const LinearWeight& weight,

@@ -11,7 +11,7 @@ enum class LinearMode : uint8_t { store, add };
 /// out (+)= x W^T + bias over all parts of the weight.
 void run_linear(const CudaContext& context, const Tensor& x, const LinearWeight& weight,
                 LinearMode mode, const Tensor& out);
-/// out = silu(x G^T) * (x U^T); scratch [T, 2 * intermediate] may be used or not.
+/// out = silu(x G^T) * (x U^T); scratch [S, 2 * intermediate] may be used or not.
 void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const LinearWeight& gate_up,
                          const Tensor& scratch, const Tensor& out);
 /// out = gelu(x W^T + bias), the tanh form, by one kernel; false where none takes this shape.

@@ -79,6 +79,22 @@ struct BlendArguments {
 };
 [[nodiscard]] cudaError_t launch_blend_rows(const BlendArguments& arguments, cudaStream_t stream);
 
+// ---- patches.cu ---------------------------------------------------------------------------------
+struct PatchArguments {
+  const uint8_t* pixels = nullptr;  // [num_frames, height, width, 3]
+  int64_t num_frames = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  const float* table = nullptr;  // [3, 256]
+  int64_t side = 0;              // as in PatchOrder
+  int64_t merge = 0;
+  int64_t frames = 0;
+  int64_t first = 0;
+  Rows out;  // [count, 3 * frames * side * side]
+  int64_t count = 0;
+};
+[[nodiscard]] cudaError_t launch_cut_patches(const PatchArguments& arguments, cudaStream_t stream);
+
 // ---- rotary.cu ----------------------------------------------------------------------------------
 struct RotaryTableArguments {
   const int32_t* positions = nullptr;  // [axes, tokens]

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "image/picture_file.h"
+#include "image/pixel_kernels.h"
 
 namespace glimpse {
 namespace {
@@ -44,6 +45,11 @@ struct BmpHeader {
   Channel channels[3];  // red, green, blue
 
   [[nodiscard]] int64_t row_bytes() const { return (width * bits + 31) / 32 * 4; }
+  // A byte for blue, one for green, one for red, and perhaps one for nothing.
+  [[nodiscard]] bool is_bgr() const {
+    return bits >= 24 && channels[0].mask == 0xFF0000 && channels[1].mask == 0x00FF00 &&
+           channels[2].mask == 0x0000FF;
+  }
 };
 
 uint32_t read_little(const PictureFile& file, size_t offset, int bytes) {
@@ -166,6 +172,8 @@ RgbImage decode_bmp(const PictureFile& file) {
     uint8_t* rgb = &image.pixels[static_cast<size_t>(y * header.width) * 3];
     if (header.bits <= 8) {
       convert_indices(row, header, palette, rgb);
+    } else if (header.is_bgr()) {
+      rgb_from_bgr(row, header.bits / 8, static_cast<size_t>(header.width), rgb);
     } else {
       convert_colors(row, header, rgb);
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -33,70 +35,28 @@ void check_limits(int64_t min_pixels, int64_t max_pixels) {
   }
 }
 
-// SHA-256 over the grid and the resized bytes, so that equal bytes of other shapes differ.
-Sha256 hash_content(const PatchGrid& grid, const RgbImage& resized) {
+constexpr size_t kHashedPieceBytes = 128 << 10;
+// With fewer pieces a thread is hashed up sooner than it is woken up.
+constexpr size_t kLeastPiecesToShare = 8;
+
+// A tree of two levels: the pieces' hashes can be taken on several threads. The grid says how many
+// pieces there are, so that pictures of other shapes differ.
+Sha256 hash_content(const PatchGrid& grid, std::span<const uint8_t> pixels, WorkerPool* helpers) {
+  const size_t num_pieces = (pixels.size() + kHashedPieceBytes - 1) / kHashedPieceBytes;
   const int32_t shape[3] = {grid.t, grid.h, grid.w};
-  std::vector<std::byte> content(sizeof shape + resized.pixels.size());
-  std::memcpy(content.data(), shape, sizeof shape);
-  std::memcpy(content.data() + sizeof shape, resized.pixels.data(), resized.pixels.size());
-  return sha256(content);
-}
-
-// What each byte becomes, by channel: a multiplication is too slow to repeat for every sample of
-// every frame. The rescaling is folded into mean and deviation, which are f32.
-using NormalizeTable = float[3][256];
-
-void fill_table(const ImageProcessorConfig& config, NormalizeTable& table) {
-  for (int channel = 0; channel < 3; ++channel) {
-    const auto scale = static_cast<float>(1.0 / config.rescale_factor);
-    const float mean = config.image_mean[channel] * scale;
-    const float deviation = config.image_std[channel] * scale;
-    for (int value = 0; value < 256; ++value) {
-      table[channel][value] = (static_cast<float>(value) - mean) / deviation;
-    }
-  }
-}
-
-// Writes one patch: [channel, frame, y, x], the frames being copies of the still.
-void write_patch(const RgbImage& image, const ImageProcessorConfig& config,
-                 const NormalizeTable& table, size_t corner, float* out) {
-  const int patch = config.patch_size;
-  const size_t frame_size = static_cast<size_t>(patch) * patch;
-  for (int channel = 0; channel < 3; ++channel) {
-    float* frame = out + channel * config.temporal_patch_size * frame_size;
-    for (int y = 0; y < patch; ++y) {
-      const uint8_t* row = &image.pixels[corner + static_cast<size_t>(y) * image.width * 3];
-      for (int x = 0; x < patch; ++x) frame[y * patch + x] = table[channel][row[x * 3 + channel]];
-    }
-    for (int t = 1; t < config.temporal_patch_size; ++t) {
-      std::copy_n(frame, frame_size, frame + t * frame_size);
-    }
-  }
-}
-
-// Patches in merge-block order: the merge_size^2 patches of a block follow each other.
-std::vector<float> cut_patches(const RgbImage& image, const PatchGrid& grid,
-                               const ImageProcessorConfig& config) {
-  NormalizeTable table;
-  fill_table(config, table);
-  const int merge = config.merge_size;
-  const size_t patch_floats =
-      size_t{3} * config.temporal_patch_size * config.patch_size * config.patch_size;
-  std::vector<float> patches(static_cast<size_t>(grid.num_patches()) * patch_floats);
-  float* out = patches.data();
-  for (int block_row = 0; block_row < grid.h; block_row += merge) {
-    for (int block_column = 0; block_column < grid.w; block_column += merge) {
-      for (int row = block_row; row < block_row + merge; ++row) {
-        for (int column = block_column; column < block_column + merge; ++column) {
-          const size_t y = static_cast<size_t>(row) * config.patch_size;
-          const size_t x = static_cast<size_t>(column) * config.patch_size;
-          write_patch(image, config, table, (y * image.width + x) * 3, out);
-          out += patch_floats;
-        }
-      }
-    }
-  }
-  return patches;
+  std::vector<std::byte> root(sizeof shape + num_pieces * sizeof(Sha256));
+  std::memcpy(root.data(), shape, sizeof shape);
+  parallel_for(num_pieces < kLeastPiecesToShare ? nullptr : helpers,
+               static_cast<int64_t>(num_pieces), 1, [&](int64_t first, int64_t last) {
+                 for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+                   const size_t begin = i * kHashedPieceBytes;
+                   const size_t count = std::min(kHashedPieceBytes, pixels.size() - begin);
+                   const Sha256 piece = sha256(std::as_bytes(pixels.subspan(begin, count)));
+                   std::memcpy(root.data() + sizeof shape + i * sizeof piece, piece.data(),
+                               sizeof piece);
+                 }
+               });
+  return sha256(root);
 }
 
 }  // namespace
@@ -135,23 +95,41 @@ PictureSize smart_resize(PictureSize original, const ImageProcessorConfig& confi
   return {.height = static_cast<int>(new_height), .width = static_cast<int>(new_width)};
 }
 
-Patches ImageProcessor::process(const RgbImage& image, int64_t min_pixels,
-                                int64_t max_pixels) const {
+// The rescaling is folded into mean and deviation, which are f32.
+PixelTable make_pixel_table(const ImageProcessorConfig& config) {
+  PixelTable table;
+  for (int64_t channel = 0; channel < 3; ++channel) {
+    const auto scale = static_cast<float>(1.0 / config.rescale_factor);
+    const float mean = config.image_mean[channel] * scale;
+    const float deviation = config.image_std[channel] * scale;
+    for (int64_t value = 0; value < kPixelValues; ++value) {
+      table[static_cast<size_t>(channel * kPixelValues + value)] =
+          (static_cast<float>(value) - mean) / deviation;
+    }
+  }
+  return table;
+}
+
+PictureSize ImageProcessor::resized_size(PictureSize original, int64_t min_pixels,
+                                         int64_t max_pixels) const {
   ImageProcessorConfig config = config_;
   if (min_pixels != 0) config.min_pixels = min_pixels;
   if (max_pixels != 0) config.max_pixels = max_pixels;
   check_limits(config.min_pixels, config.max_pixels);
+  return smart_resize(original, config);
+}
 
-  Patches patches;
-  patches.original = {.height = image.height, .width = image.width};
-  patches.resized = smart_resize(patches.original, config);
-  patches.grid = {.t = 1,
-                  .h = patches.resized.height / config.patch_size,
-                  .w = patches.resized.width / config.patch_size};
-  const RgbImage resized = resize_bicubic(image, patches.resized);
-  patches.content_hash = hash_content(patches.grid, resized);
-  patches.pixels = cut_patches(resized, patches.grid, config);
-  return patches;
+ProcessedPicture ImageProcessor::process(RgbImage image, int64_t min_pixels, int64_t max_pixels,
+                                         WorkerPool* helpers) const {
+  ProcessedPicture picture;
+  picture.original = {.height = image.height, .width = image.width};
+  picture.resized = resized_size(picture.original, min_pixels, max_pixels);
+  picture.grid = {.t = 1,
+                  .h = picture.resized.height / config_.patch_size,
+                  .w = picture.resized.width / config_.patch_size};
+  picture.pixels = resize_bicubic(std::move(image), picture.resized, helpers).pixels;
+  picture.content_hash = hash_content(picture.grid, picture.pixels, helpers);
+  return picture;
 }
 
 }  // namespace glimpse

@@ -1,14 +1,17 @@
-// From RGB pixels to the patches that the vision tower reads, bit for bit as transformers'
-// Qwen2VLImageProcessorFast makes them: smart resize, bicubic with antialias on bytes, normalise,
-// and patches in 2x2 merge-block order.
+// From RGB pixels to those that the vision tower reads, bit for bit as transformers'
+// Qwen2VLImageProcessorFast makes them: smart resize, bicubic with antialias on bytes, and the
+// table that normalises. Backend::cut_patches() does the rest where the tower is: bytes are a
+// quarter of what their floats take, and a still's two frames are one.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <vector>
 
 #include "base/json.h"
 #include "base/sha256.h"
+#include "base/worker_pool.h"
 #include "image/rgb_image.h"
 
 namespace glimpse {
@@ -52,15 +55,24 @@ struct PictureSize {
 /// within [min_pixels, max_pixels]. Throws Error(bad_picture) when the aspect ratio exceeds 200.
 [[nodiscard]] PictureSize smart_resize(PictureSize original, const ImageProcessorConfig& config);
 
-/// Bicubic (a = -0.5) with antialias on bytes, torch's fixed-point arithmetic.
-[[nodiscard]] RgbImage resize_bicubic(const RgbImage& image, PictureSize size);
+/// Bicubic (a = -0.5) with antialias on bytes, torch's fixed-point arithmetic. Idle threads of
+/// `helpers`, where given, share the work.
+[[nodiscard]] RgbImage resize_bicubic(RgbImage image, PictureSize size,
+                                      WorkerPool* helpers = nullptr);
+
+/// What each byte becomes, by channel: [3, 256], rescaled and normalised.
+inline constexpr int64_t kPixelValues = 256;
+inline constexpr int64_t kPixelTableSize = 3 * kPixelValues;
+using PixelTable = std::array<float, kPixelTableSize>;
+[[nodiscard]] PixelTable make_pixel_table(const ImageProcessorConfig& config);
 
 /// A picture ready for the vision tower.
-struct Patches {
+struct ProcessedPicture {
   PatchGrid grid;
-  /// [num_patches, 3 * temporal * patch * patch] f32, index ((channel * T + t) * P + y) * P + x
-  std::vector<float> pixels;
-  /// SHA-256 of the grid and the resized bytes: equal hashes mean equal pictures to the model.
+  /// [height, width, 3]: RGB of the resized picture
+  std::vector<uint8_t> pixels;
+  /// SHA-256 of the grid and the SHA-256 of each piece of the pixels: equal hashes mean equal
+  /// pictures to the model, also where somebody would have them collide.
   Sha256 content_hash{};
   PictureSize original;
   PictureSize resized;
@@ -72,10 +84,14 @@ class ImageProcessor {
   explicit ImageProcessor(ImageProcessorConfig config) : config_(config) {}
 
   [[nodiscard]] const ImageProcessorConfig& config() const { return config_; }
-  /// Resizes and cuts one picture. `min_pixels` / `max_pixels` of 0 keep the config's. Throws
+  /// The size process() would give. `min_pixels` / `max_pixels` of 0 keep the config's. Throws
   /// Error(bad_picture) for the aspect ratio, Error(invalid_argument) for impossible limits.
-  [[nodiscard]] Patches process(const RgbImage& image, int64_t min_pixels = 0,
-                                int64_t max_pixels = 0) const;
+  [[nodiscard]] PictureSize resized_size(PictureSize original, int64_t min_pixels = 0,
+                                         int64_t max_pixels = 0) const;
+  /// Resizes and hashes one picture. Idle threads of `helpers`, where given, share the work.
+  [[nodiscard]] ProcessedPicture process(RgbImage image, int64_t min_pixels = 0,
+                                         int64_t max_pixels = 0,
+                                         WorkerPool* helpers = nullptr) const;
 
  private:
   ImageProcessorConfig config_;

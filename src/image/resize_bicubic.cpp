@@ -66,42 +66,47 @@ AxisWeights make_weights(int inputs, int outputs) {
   return axis;
 }
 
-RgbImage resize_rows(const RgbImage& image, int width) {
+// Rows that one thread takes at once.
+constexpr int64_t kBand = 32;
+
+RgbImage resize_rows(const RgbImage& image, int width, WorkerPool* helpers) {
   const AxisWeights axis = make_weights(image.width, width);
   RgbImage out{.width = width, .height = image.height, .pixels = {}};
   const size_t source_bytes = static_cast<size_t>(image.width) * 3;
   const size_t target_bytes = static_cast<size_t>(width) * 3;
   out.pixels.resize(target_bytes * image.height);
-  std::vector<uint8_t> padded(source_bytes + kRowPadding);
-  for (int y = 0; y < image.height; ++y) {
-    const auto row = static_cast<size_t>(y);
-    std::memcpy(padded.data(), &image.pixels[row * source_bytes], source_bytes);
-    resize_row(padded.data(), axis, width, &out.pixels[row * target_bytes]);
-  }
+  parallel_for(helpers, image.height, kBand, [&](int64_t first, int64_t last) {
+    std::vector<uint8_t> padded(source_bytes + kRowPadding);
+    for (auto row = static_cast<size_t>(first); row < static_cast<size_t>(last); ++row) {
+      std::memcpy(padded.data(), &image.pixels[row * source_bytes], source_bytes);
+      resize_row(padded.data(), axis, width, &out.pixels[row * target_bytes]);
+    }
+  });
   return out;
 }
 
-RgbImage resize_columns(const RgbImage& image, int height) {
+RgbImage resize_columns(const RgbImage& image, int height, WorkerPool* helpers) {
   const AxisWeights axis = make_weights(image.height, height);
   RgbImage out{.width = image.width, .height = height, .pixels = {}};
   const size_t row_bytes = static_cast<size_t>(image.width) * 3;
   out.pixels.resize(row_bytes * height);
-  for (int y = 0; y < height; ++y) {
-    blend_rows(&image.pixels[axis.first[y] * row_bytes], row_bytes, axis, y,
-               &out.pixels[static_cast<size_t>(y) * row_bytes]);
-  }
+  parallel_for(helpers, height, kBand, [&](int64_t first, int64_t last) {
+    for (int64_t y = first; y < last; ++y) {
+      blend_rows(&image.pixels[axis.first[y] * row_bytes], row_bytes, axis, static_cast<int>(y),
+                 &out.pixels[static_cast<size_t>(y) * row_bytes]);
+    }
+  });
   return out;
 }
 
 }  // namespace
 
-RgbImage resize_bicubic(const RgbImage& image, PictureSize size) {
+RgbImage resize_bicubic(RgbImage image, PictureSize size, WorkerPool* helpers) {
   check(image.width > 0 && image.height > 0 && size.width > 0 && size.height > 0,
         "both pictures have pixels");
-  if (image.width == size.width && image.height == size.height) return image;
-  if (image.width == size.width) return resize_columns(image, size.height);
-  const RgbImage narrowed = resize_rows(image, size.width);
-  return image.height == size.height ? narrowed : resize_columns(narrowed, size.height);
+  if (image.width != size.width) image = resize_rows(image, size.width, helpers);
+  if (image.height != size.height) image = resize_columns(image, size.height, helpers);
+  return image;
 }
 
 }  // namespace glimpse

@@ -13,6 +13,8 @@ void trace_tensor(const TraceFunction& trace, std::string_view name, const Tenso
   if (trace) trace(name, -1, value);
 }
 
+constexpr int64_t kGpuScratchRows = 256;
+
 // Words of a step's numbers when each part is as large as it may be.
 int64_t max_input_words(const StepLimits& limits) {
   constexpr int64_t kWordsPerRow = 6;  // token, three positions, slot, row of a visual token
@@ -35,13 +37,21 @@ DType activation_dtype(Arithmetic arithmetic) {
 LanguageActivations LanguageActivations::carve(const TextConfig& config, Arithmetic arithmetic,
                                                int64_t max_rows, Arena& arena) {
   const DType dtype = activation_dtype(arithmetic);
+  // Memory for whichever of two tensors is alive.
+  const auto share = [&](int64_t columns_a, int64_t columns_b, Tensor& a, Tensor& b) {
+    const Tensor memory = arena.allocate(dtype, {max_rows * std::max(columns_a, columns_b)});
+    a = Tensor(memory.raw(), dtype, memory.device(), {max_rows, columns_a});
+    b = Tensor(memory.raw(), dtype, memory.device(), {max_rows, columns_b});
+  };
   LanguageActivations act;
-  act.decoder.hidden = arena.allocate(DType::f32, {max_rows, config.hidden_size});
-  act.decoder.normed = arena.allocate(dtype, {max_rows, config.hidden_size});
-  act.decoder.qkv = arena.allocate(dtype, {max_rows, config.qkv_size()});
-  act.decoder.attended = arena.allocate(dtype, {max_rows, config.num_heads * config.head_dim});
-  act.decoder.gate_up = arena.allocate(dtype, {max_rows, 2 * config.intermediate_size});
-  act.decoder.intermediate = arena.allocate(dtype, {max_rows, config.intermediate_size});
+  DecoderActivations& layer = act.decoder;
+  layer.hidden = arena.allocate(DType::f32, {max_rows, config.hidden_size});
+  share(config.hidden_size, config.num_heads * config.head_dim, layer.normed, layer.attended);
+  share(config.qkv_size(), config.intermediate_size, layer.qkv, layer.intermediate);
+  // A GPU needs it only where its tensor cores cannot be used.
+  const int64_t scratch_rows =
+      arena.device() == Device::cpu ? max_rows : std::min(max_rows, kGpuScratchRows);
+  layer.gate_up = arena.allocate(dtype, {scratch_rows, 2 * config.intermediate_size});
   act.cosines = arena.allocate(DType::f32, {max_rows, config.head_dim / 2});
   act.sines = arena.allocate(DType::f32, {max_rows, config.head_dim / 2});
   return act;
@@ -53,7 +63,7 @@ LanguageActivations LanguageActivations::first_rows(int64_t rows) const {
   DecoderActivations& layer = part.decoder;
   for (Tensor* tensor : {&layer.hidden, &layer.normed, &layer.qkv, &layer.attended, &layer.gate_up,
                          &layer.intermediate, &part.cosines, &part.sines}) {
-    *tensor = tensor->slice(0, 0, rows);
+    *tensor = tensor->slice(0, 0, std::min(rows, tensor->size(0)));
   }
   return part;
 }

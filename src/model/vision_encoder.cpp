@@ -27,9 +27,9 @@ Tensor reshape_front(const Tensor& buffer, std::initializer_list<int64_t> shape)
   return result;
 }
 
-// Words after the patches' own: the tables that rotary_table() reads.
+// Words after the patches' own: the tables that rotary_table() and cut_patches() read.
 int64_t table_words(const VisionConfig& config) {
-  return config.head_dim();
+  return config.head_dim() + kPixelTableSize;
 }
 
 }  // namespace
@@ -52,11 +52,8 @@ VisionActivations VisionActivations::carve(const VisionConfig& config, Arithmeti
   act.intermediate = arena.allocate(dtype, {chunk * std::max(config.intermediate_size, hidden)});
   const int64_t blocks_end = arena.used_bytes();
   arena.rewind(mark);
-  act.pixels = arena.allocate(DType::f32, {chunk, config.patch_features()});
-  act.pixel_activation = act.pixels;
-  if (dtype != DType::f32) {
-    act.pixel_activation = arena.allocate(dtype, {chunk, config.patch_features()});
-  }
+  act.pixels = arena.allocate(DType::u8, {max_patches * config.patch_features()});
+  act.patches = arena.allocate(dtype, {chunk, config.patch_features()});
   // Both uses of the memory stay allocated: what is left of the longer one.
   if (arena.used_bytes() < blocks_end) {
     static_cast<void>(arena.allocate(DType::u8, {blocks_end - arena.used_bytes()}));
@@ -76,10 +73,12 @@ VisualTokens carve_visual_tokens(const VisionConfig& config, Arithmetic arithmet
 }
 
 VisionEncoder::VisionEncoder(Backend& backend, const VisionConfig& config,
-                             const VisionWeights& weights, Arithmetic arithmetic,
-                             int64_t max_patches, Arena& arena, VisionWeightStream* stream)
+                             const ImageProcessorConfig& pictures, const VisionWeights& weights,
+                             Arithmetic arithmetic, int64_t max_patches, Arena& arena,
+                             VisionWeightStream* stream)
     : backend_(backend),
       config_(config),
+      pixel_table_(make_pixel_table(pictures)),
       weights_(weights),
       stream_(stream),
       act_(VisionActivations::carve(config, arithmetic, max_patches, arena)) {
@@ -93,10 +92,9 @@ void VisionEncoder::begin(std::span<const VisionPicture> pictures, const TraceFu
   outputs_.clear();
   for (const VisionPicture& picture : pictures) {
     const int64_t patches = picture.grid.num_patches();
-    check(static_cast<int64_t>(picture.pixels.size()) == patches * config_.patch_features() &&
-              picture.output.num_tokens() * config_.merge_area() == patches &&
+    check(picture.output.num_tokens() * config_.merge_area() == patches &&
               picture.output.deepstack.size() == config_.deepstack_visual_indexes.size(),
-          "a picture's pixels or outputs do not fit its grid");
+          "a picture's outputs do not fit its grid");
     // Attention stays inside one temporal slice.
     for (int slice = 0; slice < picture.grid.t; ++slice) {
       num_patches_ += patches / picture.grid.t;
@@ -105,42 +103,22 @@ void VisionEncoder::begin(std::span<const VisionPicture> pictures, const TraceFu
     outputs_.push_back(picture.output);
   }
   check(num_patches_ > 0 && num_patches_ <= max_patches(), "a vision pass has too many patches");
+  stage_inputs(pictures);
   embed_patches(pictures);
   trace_tensor(trace, "vision.patch_embed", -1, act_.hidden.slice(0, 0, num_patches_));
-  stage_positions(pictures);
+  add_positions();
   trace_tensor(trace, "vision.embedded", -1, act_.hidden.slice(0, 0, num_patches_));
   next_block_ = 0;
 }
 
-void VisionEncoder::embed_patches(std::span<const VisionPicture> pictures) {
-  const int64_t chunk = act_.pixels.size(0);
-  int64_t row = 0;
-  for (const VisionPicture& picture : pictures) {
-    const int64_t patches = picture.grid.num_patches();
-    for (int64_t first = 0; first < patches; first += chunk) {
-      const int64_t count = std::min(chunk, patches - first);
-      const size_t features = static_cast<size_t>(config_.patch_features());
-      const Tensor pixels = act_.pixels.slice(0, 0, count);
-      const Tensor activation = act_.pixel_activation.slice(0, 0, count);
-      backend_.upload(std::as_bytes(picture.pixels.subspan(static_cast<size_t>(first) * features,
-                                                           static_cast<size_t>(count) * features)),
-                      pixels);
-      if (activation.raw() != pixels.raw()) backend_.copy(pixels, activation);
-      backend_.linear(activation, weights_.patch_embed, act_.hidden.slice(0, row, count));
-      row += count;
-    }
-  }
-}
-
-// Uploads what depends on where patches are, adds the position embeddings, makes rotary tables.
-void VisionEncoder::stage_positions(std::span<const VisionPicture> pictures) {
+// Uploads what depends on where patches are, and the tables.
+void VisionEncoder::stage_inputs(std::span<const VisionPicture> pictures) {
   const int64_t patches = num_patches_;
   const int64_t half = config_.head_dim() / 2;
   const int64_t weights_begin = kBlendCorners * patches;
   const int64_t positions_begin = 2 * kBlendCorners * patches;
-  const int64_t frequencies_begin = kWordsPerPatch * patches;
-  const int64_t words = frequencies_begin + 2 * half;
-  staging_.resize(static_cast<size_t>(words));
+  const int64_t tables_begin = kWordsPerPatch * patches;
+  staging_.resize(static_cast<size_t>(tables_begin + table_words(config_)));
   int64_t row = 0;
   for (const VisionPicture& picture : pictures) {
     const PositionBlend blend =
@@ -159,20 +137,63 @@ void VisionEncoder::stage_positions(std::span<const VisionPicture> pictures) {
   const std::vector<float> frequencies = inverse_frequencies(config_.rope_theta, half);
   for (int64_t i = 0; i < half; ++i) {
     const float frequency = frequencies[static_cast<size_t>(i % (half / 2))];
-    staging_[static_cast<size_t>(frequencies_begin + i)] = std::bit_cast<int32_t>(frequency);
-    staging_[static_cast<size_t>(frequencies_begin + half + i)] = i < half / 2 ? 0 : 1;
+    staging_[static_cast<size_t>(tables_begin + i)] = std::bit_cast<int32_t>(frequency);
+    staging_[static_cast<size_t>(tables_begin + half + i)] = i < half / 2 ? 0 : 1;
   }
-  backend_.upload(std::as_bytes(std::span(staging_)), act_.inputs.slice(0, 0, words));
+  std::transform(pixel_table_.begin(), pixel_table_.end(),
+                 staging_.begin() + tables_begin + 2 * half,
+                 [](float value) { return std::bit_cast<int32_t>(value); });
+  backend_.upload(std::as_bytes(std::span(staging_)),
+                  act_.inputs.slice(0, 0, static_cast<int64_t>(staging_.size())));
+}
 
-  const auto words_at = [&](int64_t first, DType dtype, std::initializer_list<int64_t> shape) {
-    return Tensor(act_.inputs.slice(0, first, 1).raw(), dtype, act_.inputs.device(), shape);
-  };
+Tensor VisionEncoder::words_at(int64_t first, DType dtype,
+                               std::initializer_list<int64_t> shape) const {
+  return {act_.inputs.slice(0, first, 1).raw(), dtype, act_.inputs.device(), shape};
+}
+
+// Pixels go to the device as bytes, a quarter of what their patches take, and a still's frames are
+// made there.
+void VisionEncoder::embed_patches(std::span<const VisionPicture> pictures) {
+  const Tensor table =
+      words_at(kWordsPerPatch * num_patches_ + config_.head_dim(), DType::f32, {3, kPixelValues});
+  const int64_t chunk = act_.patches.size(0);
+  PatchOrder order{.side = config_.patch_size,
+                   .merge = config_.spatial_merge_size,
+                   .frames = config_.temporal_patch_size};
+  int64_t row = 0;
+  for (const VisionPicture& picture : pictures) {
+    const int64_t height = picture.grid.h * order.side;
+    const int64_t width = picture.grid.w * order.side;
+    const auto bytes = static_cast<int64_t>(picture.pixels.size());
+    const int64_t frames = bytes / (height * width * 3);
+    check(bytes == frames * height * width * 3 &&
+              (frames + order.frames - 1) / order.frames == picture.grid.t,
+          "a picture's pixels do not fit its grid");
+    const Tensor pixels = reshape_front(act_.pixels, {frames, height, width, 3});
+    backend_.upload(std::as_bytes(picture.pixels), pixels);
+    const int64_t patches = picture.grid.num_patches();
+    for (order.first = 0; order.first < patches; order.first += chunk) {
+      const int64_t count = std::min(chunk, patches - order.first);
+      const Tensor part = act_.patches.slice(0, 0, count);
+      backend_.cut_patches(pixels, table, order, part);
+      backend_.linear(part, weights_.patch_embed, act_.hidden.slice(0, row, count));
+      row += count;
+    }
+  }
+}
+
+// Adds the position embeddings and makes the rotary tables.
+void VisionEncoder::add_positions() {
+  const int64_t patches = num_patches_;
+  const int64_t half = config_.head_dim() / 2;
+  const int64_t tables_begin = kWordsPerPatch * patches;
   backend_.blend_rows(weights_.pos_embed, words_at(0, DType::i32, {patches, kBlendCorners}),
-                      words_at(weights_begin, DType::f32, {patches, kBlendCorners}),
+                      words_at(kBlendCorners * patches, DType::f32, {patches, kBlendCorners}),
                       act_.hidden.slice(0, 0, patches));
-  backend_.rotary_table(words_at(positions_begin, DType::i32, {2, patches}),
-                        words_at(frequencies_begin, DType::f32, {half}),
-                        words_at(frequencies_begin + half, DType::i32, {half}),
+  backend_.rotary_table(words_at(2 * kBlendCorners * patches, DType::i32, {2, patches}),
+                        words_at(tables_begin, DType::f32, {half}),
+                        words_at(tables_begin + half, DType::i32, {half}),
                         act_.cosines.slice(0, 0, patches), act_.sines.slice(0, 0, patches));
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -22,7 +23,7 @@ inline constexpr int64_t kVisionChunkRows = 4096;
 
 /// Activations of one pass over at most max_patches patches.
 struct VisionActivations {
-  Tensor inputs;        // [words] i32: positions and blends, one upload a pass
+  Tensor inputs;        // [words] i32: positions, blends and tables, one upload a pass
   Tensor hidden;        // [patches, hidden] f32: the residual stream
   Tensor cosines;       // [patches, head_dim / 2] f32
   Tensor sines;         // the same
@@ -31,8 +32,8 @@ struct VisionActivations {
   Tensor qkv;           // [patches, 3 * hidden] activation
   Tensor intermediate;  // [chunk * widest] activation: MLP and merger rows
   // Shares memory with qkv and intermediate: done before the first block.
-  Tensor pixels;            // [chunk, patch_features] f32
-  Tensor pixel_activation;  // the same as activation; pixels itself in exact arithmetic
+  Tensor pixels;   // [patches * patch_features] u8: the frames of one picture
+  Tensor patches;  // [chunk, patch_features] activation
 
   [[nodiscard]] static VisionActivations carve(const VisionConfig& config, Arithmetic arithmetic,
                                                int64_t max_patches, Arena& arena);
@@ -41,8 +42,9 @@ struct VisionActivations {
 /// A picture to encode, and where its tokens go.
 struct VisionPicture {
   PatchGrid grid;
-  std::span<const float> pixels;  // [num_patches, patch_features]; used during begin() only
-  VisualTokens output;            // device memory for num_patches / merge_area tokens
+  /// [frames, height, width, 3], one frame for a still; used during begin() only.
+  std::span<const uint8_t> pixels;
+  VisualTokens output;  // device memory for num_patches / merge_area tokens
 };
 
 /// Device memory for the tokens of a picture, taken from `arena`.
@@ -55,9 +57,9 @@ class VisionEncoder {
   /// With a `stream` the matrices come from there instead of `weights`. Takes its activations from
   /// `arena`; their memory is its own from begin() until advance()
   /// returns true, and free for others between passes.
-  VisionEncoder(Backend& backend, const VisionConfig& config, const VisionWeights& weights,
-                Arithmetic arithmetic, int64_t max_patches, Arena& arena,
-                VisionWeightStream* stream = nullptr);
+  VisionEncoder(Backend& backend, const VisionConfig& config, const ImageProcessorConfig& pictures,
+                const VisionWeights& weights, Arithmetic arithmetic, int64_t max_patches,
+                Arena& arena, VisionWeightStream* stream = nullptr);
 
   /// Starts a pass: patches, position embeddings and rotary tables. Throws Error(internal) when the
   /// pictures have more than max_patches() together, or a pass is under way.
@@ -73,8 +75,12 @@ class VisionEncoder {
   [[nodiscard]] const VisionConfig& config() const { return config_; }
 
  private:
-  void stage_positions(std::span<const VisionPicture> pictures);
+  void stage_inputs(std::span<const VisionPicture> pictures);
   void embed_patches(std::span<const VisionPicture> pictures);
+  void add_positions();
+  /// What stage_inputs() uploaded from word `first` on, under another type.
+  [[nodiscard]] Tensor words_at(int64_t first, DType dtype,
+                                std::initializer_list<int64_t> shape) const;
   void run_block(const VisionBlockWeights& weights);
   template <typename Output>
   void merge(const VisionMergerWeights& weights, const Output& output);
@@ -83,6 +89,7 @@ class VisionEncoder {
 
   Backend& backend_;
   VisionConfig config_;
+  PixelTable pixel_table_;
   const VisionWeights& weights_;
   VisionWeightStream* stream_;  // null: everything is in weights_
   VisionActivations act_;

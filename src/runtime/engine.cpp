@@ -21,6 +21,11 @@ double guess_prefill_ms_per_row(const LoadedModel& model) {
   return static_cast<double>(model.store.num_parameters()) / rate * 1e3;
 }
 
+// Rows of a prompt that a step takes while nobody is being answered: so many that a GPU's
+// multiprocessors are busy.
+constexpr int64_t kLeastRowsAloneCpu = 32;
+constexpr int64_t kLeastRowsAloneCuda = 512;
+
 // Queueing is waiting for a worker, and then for the first step.
 void end_queueing(OpenRequest& request, Clock::time_point now) {
   if (request.was_served) return;
@@ -54,7 +59,8 @@ Engine::Implementation::Implementation(const EngineOptions& options)
       scheduler_(kv_cache_, picture_cache_,
                  {.max_sequences = model_.plan.shape.max_sequences,
                   .max_rows = model_.plan.shape.max_rows()}),
-      pacer_(guess_prefill_ms_per_row(model_)) {
+      pacer_(guess_prefill_ms_per_row(model_),
+             model_.backend->device() == Device::cpu ? kLeastRowsAloneCpu : kLeastRowsAloneCuda) {
   const MemoryPlan& plan = model_.plan;
   const EngineShape& shape = plan.shape;
   const ModelConfig& config = model_.files.config;
@@ -70,8 +76,9 @@ Engine::Implementation::Implementation(const EngineOptions& options)
     if (shape.streams_vision) {
       vision_stream_.emplace(model_.store, *config.vision, backend, *model_.vision, arena);
     }
-    vision_.emplace(backend, *config.vision, *model_.vision, shape.arithmetic,
-                    shape.max_picture_patches, arena, vision_stream_ ? &*vision_stream_ : nullptr);
+    vision_.emplace(backend, *config.vision, model_.files.pictures, *model_.vision,
+                    shape.arithmetic, shape.max_picture_patches, arena,
+                    vision_stream_ ? &*vision_stream_ : nullptr);
   };
   activations_ = StepActivations::carve(config.text, shape, carve_vision,
                                         open_arena(activations_arena_, kActivationsItem));
@@ -193,12 +200,12 @@ void Engine::Implementation::begin_vision(const PictureOf& picture) {
   OpenRequest& request = request_of(*picture.sequence);
   PreparedPicture& prepared = request.preparation->prompt.pictures[picture.index];
   const PictureCache::Entry& entry = *picture.get().entry;
-  const VisionPicture input{.grid = prepared.patches.grid,
-                            .pixels = prepared.patches.pixels,
+  const VisionPicture input{.grid = prepared.processed.grid,
+                            .pixels = prepared.processed.pixels,
                             .output = visual_store_.slice(entry.first, entry.count)};
   end_queueing(request, Clock::now());
   encoding_for_ = request.id;
-  encoding_patches_ = prepared.patches.grid.num_patches();
+  encoding_patches_ = prepared.processed.grid.num_patches();
   vision_->begin({&input, 1});
   request.usage.pictures[picture.index].from_cache = false;
   ++counters_.pictures;
@@ -291,7 +298,7 @@ void Engine::Implementation::drop_dead_pixels(OpenRequest& request) {
     if (!is_encoded && picture.end() > request.sequence.num_computed) continue;
     if (!picture.has_pixels) continue;
     picture.has_pixels = false;
-    std::vector<float>().swap(request.preparation->prompt.pictures[i].patches.pixels);
+    std::vector<uint8_t>().swap(request.preparation->prompt.pictures[i].processed.pixels);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/worker_pool.h"
 #include "glimpse/engine.h"
 #include "model/language_model.h"
 #include "model/vision_encoder.h"
@@ -25,7 +26,6 @@
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/watchdog.h"
-#include "runtime/worker_pool.h"
 
 namespace glimpse {
 

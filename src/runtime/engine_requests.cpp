@@ -12,7 +12,7 @@
 namespace glimpse {
 namespace {
 
-// Patches of prepared pictures that may wait for the vision tower: decoding further ahead would
+// Pixels of prepared pictures that may wait for the vision tower: decoding further ahead would
 // only cost memory.
 constexpr int64_t kMaxPixelBytes = int64_t{128} << 20;
 
@@ -116,10 +116,10 @@ void Engine::Implementation::start_preparations() {
   int64_t pixel_bytes = 0;
   for (const auto& [id, request] : requests_) pixel_bytes += request->pixel_bytes();
   const VisionConfig* vision = model_.has_vision() ? &*model_.files.config.vision : nullptr;
-  const int64_t most_per_picture = vision == nullptr ? 0
-                                                     : model_.plan.shape.max_picture_patches *
-                                                           vision->patch_features() *
-                                                           static_cast<int64_t>(sizeof(float));
+  const int64_t most_per_picture =
+      vision == nullptr
+          ? 0
+          : model_.plan.shape.max_picture_patches * vision->patch_size * vision->patch_size * 3;
   pixel_bytes += num_preparing_ * most_per_picture;
   while (!to_prepare_.empty() && (pixel_bytes == 0 || pixel_bytes < kMaxPixelBytes)) {
     auto [id, preparation] = std::move(to_prepare_.front());
@@ -135,7 +135,7 @@ void Engine::Implementation::prepare(std::shared_ptr<Preparation> preparation, R
   workers_->post([this, id, preparation = std::move(preparation)] {
     preparation->started = Clock::now();
     try {
-      preparation->prompt = prepare_prompt(model_, preparation->request);
+      preparation->prompt = prepare_prompt(model_, preparation->request, &*workers_);
       preparation->constraint =
           constraints_.make(preparation->request, preparation->prompt.ends_in_reasoning);
     } catch (...) {
@@ -165,7 +165,7 @@ void Engine::Implementation::finish_preparation(RequestId id, Preparation prepar
   for (const PreparedPicture& picture : prompt.pictures) {
     sequence.pictures.push_back({.first = picture.span.first,
                                  .count = picture.usage.visual_tokens,
-                                 .content = picture.patches.content_hash,
+                                 .content = picture.processed.content_hash,
                                  .has_pixels = true});
     request->usage.pictures.push_back(picture.usage);
     request->usage.pictures.back().from_cache = true;  // until the vision tower says otherwise
@@ -196,19 +196,19 @@ void Engine::Implementation::want_pixels(const PictureOf& wanted) {
   ++num_preparing_;
   workers_->post([this, id = request.id, index = wanted.index, picture] {
     // Shared with the message that brings it back.
-    auto patches = std::make_shared<Patches>();
+    auto again = std::make_shared<ProcessedPicture>();
     std::optional<Error> error;
     try {
-      *patches = prepare_picture_again(model_, picture);
+      *again = prepare_picture_again(model_, picture, &*workers_);
     } catch (...) {
       error = as_error(std::current_exception());
     }
-    post([this, id, index, patches, error] {
+    post([this, id, index, again, error] {
       --num_preparing_;
       OpenRequest* open = find(id);
       if (open == nullptr) return;
       if (error) return fail(*open, *error);
-      open->preparation->prompt.pictures[index].patches.pixels = std::move(patches->pixels);
+      open->preparation->prompt.pictures[index].processed.pixels = std::move(again->pixels);
       open->sequence.pictures[index].has_pixels = true;
       open->sequence.pictures[index].pixels_wanted = false;
     });

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kDefaultContext = 4096;
 // Prompt tokens of one step: enough to use every core or multiprocessor well.
 constexpr int64_t kPrefillRowsCpu = 512;
-constexpr int64_t kPrefillRowsCuda = 1024;
+constexpr int64_t kPrefillRowsCuda = 2048;
 // For pictures seen before, beside the room for one of the largest size.
 constexpr int64_t kDefaultPictureCacheBytes = int64_t{32} << 20;
 constexpr int64_t kPictureCacheBytesOfSequence = int64_t{4} << 20;  // on a GPU

@@ -55,12 +55,12 @@ struct OpenRequest {
   Timings timings;
 
   [[nodiscard]] const PreparedPrompt& prompt() const { return preparation->prompt; }
-  /// Bytes of patches that wait in host memory for the vision tower.
+  /// Bytes of pixels that wait in host memory for the vision tower.
   [[nodiscard]] int64_t pixel_bytes() const {
     int64_t bytes = 0;
     if (!preparation) return 0;
     for (const PreparedPicture& picture : preparation->prompt.pictures) {
-      bytes += static_cast<int64_t>(picture.patches.pixels.size() * sizeof(float));
+      bytes += static_cast<int64_t>(picture.processed.pixels.size());
     }
     return bytes;
   }

@@ -12,7 +12,8 @@ constexpr int64_t kLeastRowsBesideDecoding = 16;
 // weights well; only a request that has yet to come would notice.
 constexpr double kDearRowMilliseconds = 2;
 constexpr int64_t kLeastDearRowsAlone = 512;
-constexpr int64_t kLeastRowsAlone = 32;
+// A chunk of less than this share of a slice is short.
+constexpr double kShortSlice = 0.3;
 // Weight of the newest measurement.
 constexpr double kNewest = 0.3;
 
@@ -25,8 +26,8 @@ void blend(double& average, double value) {
 int64_t Pacer::prefill_rows(int64_t num_decoding, int64_t max_rows) const {
   const bool is_dear = prefill_ms_per_row_ > kDearRowMilliseconds;
   const int64_t least = num_decoding > 0 ? kLeastRowsBesideDecoding
-                        : is_dear        ? kLeastDearRowsAlone
-                                         : kLeastRowsAlone;
+                        : is_dear        ? std::max(kLeastDearRowsAlone, least_rows_alone_)
+                                         : least_rows_alone_;
   const double rows = std::min(kSliceMilliseconds / std::max(prefill_ms_per_row_, 1e-6), 1e6);
   return std::min(std::max(static_cast<int64_t>(rows), least), max_rows);
 }
@@ -43,10 +44,19 @@ void Pacer::observe_step(int64_t num_decode_rows, int64_t num_prefill_rows, doub
     blend(decode_step_ms_, milliseconds);
     return;
   }
-  // Short tails of prompts say little about the cost of a row.
   if (num_prefill_rows < kLeastRowsBesideDecoding) return;
   const double own = milliseconds - (num_decode_rows > 0 ? decode_step_ms_ : 0);
-  blend(prefill_ms_per_row_, std::max(own, 1e-3) / static_cast<double>(num_prefill_rows));
+  const double row_ms = std::max(own, 1e-3) / static_cast<double>(num_prefill_rows);
+  if (is_guess_) {
+    prefill_ms_per_row_ = row_ms;
+    is_guess_ = false;
+    return;
+  }
+  // A short prompt pays the reading of the weights too: it says only what a row costs at most.
+  const bool is_short = prefill_ms_per_row_ * static_cast<double>(num_prefill_rows) <
+                        kShortSlice * kSliceMilliseconds;
+  if (is_short && row_ms > prefill_ms_per_row_) return;
+  blend(prefill_ms_per_row_, row_ms);
 }
 
 void Pacer::observe_vision(int64_t num_patches, int64_t num_blocks, double milliseconds) {

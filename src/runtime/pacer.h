@@ -9,8 +9,10 @@ namespace glimpse {
 /// Running averages of what things cost. Not thread-safe.
 class Pacer {
  public:
-  /// `prefill_ms_per_row`: a first guess, until something was measured.
-  explicit Pacer(double prefill_ms_per_row) : prefill_ms_per_row_(prefill_ms_per_row) {}
+  /// `prefill_ms_per_row`: a guess, until something was measured. `least_rows_alone`: rows that a
+  /// step takes, however long they last, while nobody is being answered.
+  Pacer(double prefill_ms_per_row, int64_t least_rows_alone)
+      : prefill_ms_per_row_(prefill_ms_per_row), least_rows_alone_(least_rows_alone) {}
 
   /// Rows that fit the time of a slice, at most `max_rows`. Tiny chunks waste the reading of the
   /// weights, so there is a floor, which is higher while nobody is being answered.
@@ -24,6 +26,8 @@ class Pacer {
 
  private:
   double prefill_ms_per_row_;
+  int64_t least_rows_alone_;
+  bool is_guess_ = true;
   double decode_step_ms_ = 0;
   double vision_ms_per_patch_block_ = 0;  // 0: not measured yet
 };

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <utility>
 
 #include "image/decode.h"
 
@@ -50,37 +51,43 @@ void read_file(Picture& picture) {
   }
 }
 
-Patches resized(const LoadedModel& model, const Picture& picture, const RgbImage& image) {
+ProcessedPicture resized(const LoadedModel& model, const Picture& picture, RgbImage image,
+                         WorkerPool* helpers) {
   const EngineShape& shape = model.plan.shape;
   const int64_t max_pixels = picture.max_pixels > 0 ? picture.max_pixels : shape.max_pixels;
   // A caller's lower maximum brings the minimum down with it.
-  const int64_t min_pixels =
+  int64_t min_pixels =
       picture.min_pixels > 0 ? picture.min_pixels : std::min(shape.min_pixels, max_pixels);
   const ImageProcessor processor(model.files.pictures);
-  Patches patches = processor.process(image, min_pixels, max_pixels);
+  const PictureSize original{.height = image.height, .width = image.width};
+  PictureSize size = processor.resized_size(original, min_pixels, max_pixels);
+  const int64_t side = model.files.pictures.patch_size;
+  const auto is_too_large = [&] {
+    return size.height / side * (size.width / side) > shape.max_picture_patches;
+  };
   // Scaling up to a minimum rounds up, over the maximum where the two are near each other.
-  if (patches.grid.num_patches() > shape.max_picture_patches && max_pixels <= shape.max_pixels) {
-    patches = processor.process(image, 1, max_pixels);
+  if (is_too_large() && max_pixels <= shape.max_pixels) {
+    min_pixels = 1;
+    size = processor.resized_size(original, min_pixels, max_pixels);
   }
-  if (patches.grid.num_patches() > shape.max_picture_patches) {
+  if (is_too_large()) {
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("{}: {} x {} pixels after resizing are more than this engine's {}",
-                            name_of(picture), patches.resized.width, patches.resized.height,
-                            shape.max_pixels),
+                            name_of(picture), size.width, size.height, shape.max_pixels),
                 "lower the picture's max_pixels, or start with a larger --max-pixels");
   }
-  return patches;
+  return processor.process(std::move(image), min_pixels, max_pixels, helpers);
 }
 
-PictureUsage usage_of(const Patches& patches, int64_t num_tokens) {
+PictureUsage usage_of(const ProcessedPicture& picture, int64_t num_tokens) {
   PictureUsage usage;
-  usage.original_width = patches.original.width;
-  usage.original_height = patches.original.height;
-  usage.resized_width = patches.resized.width;
-  usage.resized_height = patches.resized.height;
-  usage.grid_t = patches.grid.t;
-  usage.grid_h = patches.grid.h;
-  usage.grid_w = patches.grid.w;
+  usage.original_width = picture.original.width;
+  usage.original_height = picture.original.height;
+  usage.resized_width = picture.resized.width;
+  usage.resized_height = picture.resized.height;
+  usage.grid_t = picture.grid.t;
+  usage.grid_h = picture.grid.h;
+  usage.grid_w = picture.grid.w;
   usage.visual_tokens = num_tokens;
   return usage;
 }
@@ -170,7 +177,7 @@ std::vector<TokenId> expand_placeholders(const std::vector<TokenId>& tokens, Tok
       continue;
     }
     if (next < pictures.size()) {
-      const int64_t count = pictures[next].patches.grid.num_patches() / (merge_size * merge_size);
+      const int64_t count = pictures[next].processed.grid.num_patches() / (merge_size * merge_size);
       expanded.insert(expanded.end(), static_cast<size_t>(count), placeholder);
     }
     ++next;
@@ -186,7 +193,7 @@ std::vector<TokenId> expand_placeholders(const std::vector<TokenId>& tokens, Tok
 
 void place_pictures(const LoadedModel& model, PreparedPrompt& prompt) {
   std::vector<PatchGrid> grids;
-  for (const PreparedPicture& picture : prompt.pictures) grids.push_back(picture.patches.grid);
+  for (const PreparedPicture& picture : prompt.pictures) grids.push_back(picture.processed.grid);
   const int64_t merge_size = model.has_vision() ? model.files.config.vision->spatial_merge_size : 1;
   const std::vector<VisualSpan> spans =
       find_visual_spans(prompt.tokens, model.has_vision() ? model.files.config.image_token_id : -1,
@@ -194,7 +201,7 @@ void place_pictures(const LoadedModel& model, PreparedPrompt& prompt) {
   for (size_t i = 0; i < spans.size(); ++i) {
     PreparedPicture& picture = prompt.pictures[i];
     picture.span = spans[i];
-    picture.usage = usage_of(picture.patches, spans[i].num_tokens(merge_size));
+    picture.usage = usage_of(picture.processed, spans[i].num_tokens(merge_size));
   }
   prompt.positions =
       sequence_positions(static_cast<int64_t>(prompt.tokens.size()), spans, merge_size);
@@ -260,16 +267,16 @@ void check_prompt(const LoadedModel& model, Request& request) {
   }
 }
 
-PreparedPrompt prepare_prompt(const LoadedModel& model, Request& request) {
+PreparedPrompt prepare_prompt(const LoadedModel& model, Request& request, WorkerPool* helpers) {
   PreparedPrompt prompt;
   for (Picture* picture : pictures_of(request)) {
     read_file(*picture);
     const Stopwatch decode;
-    const RgbImage image = decode_picture(picture->bytes, name_of(*picture));
+    RgbImage image = decode_picture(picture->bytes, name_of(*picture));
     prompt.decode_milliseconds += decode.milliseconds();
     const Stopwatch resize;
     PreparedPicture prepared;
-    prepared.patches = resized(model, *picture, image);
+    prepared.processed = resized(model, *picture, std::move(image), helpers);
     prompt.resize_milliseconds += resize.milliseconds();
     prompt.pictures.push_back(std::move(prepared));
   }
@@ -285,8 +292,9 @@ PreparedPrompt prepare_prompt(const LoadedModel& model, Request& request) {
   return prompt;
 }
 
-Patches prepare_picture_again(const LoadedModel& model, const Picture& picture) {
-  return resized(model, picture, decode_picture(picture.bytes, name_of(picture)));
+ProcessedPicture prepare_picture_again(const LoadedModel& model, const Picture& picture,
+                                       WorkerPool* helpers) {
+  return resized(model, picture, decode_picture(picture.bytes, name_of(picture)), helpers);
 }
 
 }  // namespace glimpse

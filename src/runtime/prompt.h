@@ -1,4 +1,4 @@
-// From a request to tokens and patches: everything that happens on a worker thread before the
+// From a request to tokens and pixels: everything that happens on a worker thread before the
 // engine sees a sequence.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace glimpse {
 
 struct PreparedPicture {
   VisualSpan span;
-  Patches patches;
+  ProcessedPicture processed;
   PictureUsage usage;
 };
 
@@ -29,11 +29,14 @@ struct PreparedPrompt {
 
 /// Reads, decodes, resizes, renders and tokenises. Files named by path are read into
 /// `request`, so that a picture can be prepared again whatever happens to its file. Throws Error:
-/// the request's own fault. Thread-safe for different requests.
-[[nodiscard]] PreparedPrompt prepare_prompt(const LoadedModel& model, Request& request);
+/// the request's own fault. Thread-safe for different requests. Idle threads of `helpers`, where
+/// given, share the work on a picture.
+[[nodiscard]] PreparedPrompt prepare_prompt(const LoadedModel& model, Request& request,
+                                            WorkerPool* helpers);
 
 /// One picture again, after its pixels were dropped.
-[[nodiscard]] Patches prepare_picture_again(const LoadedModel& model, const Picture& picture);
+[[nodiscard]] ProcessedPicture prepare_picture_again(const LoadedModel& model,
+                                                     const Picture& picture, WorkerPool* helpers);
 
 /// The pictures of a request in the order in which its placeholders stand.
 [[nodiscard]] std::vector<Picture*> pictures_of(Request& request);

@@ -44,6 +44,14 @@ int64_t work_left(const Sequence& sequence) {
   return rows;
 }
 
+// Rows of the next chunk of `remaining` where a step may take `most`: as few chunks as must be, of
+// even size, because a short last one costs nearly as much as a long one.
+int64_t even_chunk(int64_t remaining, int64_t most) {
+  if (remaining <= most) return remaining;
+  const int64_t chunks = (remaining + most - 1) / most;
+  return std::min(most, pages_of((remaining + chunks - 1) / chunks) * kKvPageTokens);
+}
+
 }  // namespace
 
 int64_t StepPlan::num_rows() const {
@@ -133,7 +141,7 @@ void Scheduler::plan_slice(int64_t prefill_rows, StepPlan& plan) {
   for (Sequence* sequence : slice_candidates()) {
     if (prefill_rows <= 0) break;
     if (!is_running(*sequence)) continue;  // preempted meanwhile
-    int64_t count = std::min(prefill_rows, sequence->num_remaining());
+    int64_t count = even_chunk(sequence->num_remaining(), prefill_rows);
     count = std::min(count, prepare_pictures(*sequence, count, plan));
     if (plan.begin_vision) break;
     if (count <= 0) continue;

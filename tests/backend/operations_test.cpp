@@ -75,6 +75,82 @@ struct LinearCase {
   int64_t rows, columns, outputs;
 };
 
+// Stills, films whose last frame is missing, sides without packs, and any part of the patches.
+TEST_P(Operations, CutPatchesFollowsMergeBlocksAndRepeatsTheLastFrame) {
+  struct Case {
+    int64_t side, merge, frames, given_frames, rows, columns;  // rows and columns of blocks
+  };
+  for (const Case& test :
+       {Case{16, 2, 2, 1, 3, 5}, Case{16, 2, 2, 2, 2, 3}, Case{14, 2, 2, 3, 2, 2},
+        Case{3, 3, 4, 5, 2, 3}, Case{8, 1, 1, 2, 4, 3}}) {
+    const int64_t height = test.rows * test.merge * test.side;
+    const int64_t width = test.columns * test.merge * test.side;
+    std::vector<uint8_t> bytes(static_cast<size_t>(test.given_frames * height * width * 3));
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
+    const Pair pixels = numbers(bytes, {test.given_frames, height, width, 3});
+    const Pair table = random(DType::f32, {3, 256});
+    const int64_t slices = (test.given_frames + test.frames - 1) / test.frames;
+    const int64_t patches = slices * test.rows * test.columns * test.merge * test.merge;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const int64_t first : {int64_t{0}, patches / 3}) {
+        const int64_t count = std::max<int64_t>(1, patches - first - first / 2);
+        const Pair out = poisoned(dtype, {count, 3 * test.frames * test.side * test.side});
+        run([&](Backend& backend, const auto& of) {
+          backend.cut_patches(of(pixels), of(table), {test.side, test.merge, test.frames, first},
+                              of(out));
+        });
+        expect_equal(out);
+      }
+    }
+  }
+}
+
+TEST_P(Operations, CutPatchesPutsEachPixelWhereTheModelReadsIt) {
+  constexpr int64_t kSide = 16;
+  constexpr int64_t kWidth = 96;
+  constexpr int64_t kHeight = 64;
+  std::vector<uint8_t> bytes(kHeight * kWidth * 3);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
+  std::vector<float> values(3 * 256);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  const Pair pixels = numbers(bytes, {1, kHeight, kWidth, 3});
+  const Pair table = pair_of(values, DType::f32, {3, 256});
+  const Pair out = poisoned(DType::f32, {24, 3 * 2 * kSide * kSide});
+  backend_->cut_patches(pixels.device, table.device, {kSide, 2, 2, 0}, out.device);
+  const std::vector<float> got = result(out);
+  size_t at = 0;
+  for (int64_t patch = 0; patch < 24; ++patch) {
+    const int64_t block = patch / 4;
+    const int64_t top = (block / 3 * 2 + patch % 4 / 2) * kSide;
+    const int64_t left = (block % 3 * 2 + patch % 2) * kSide;
+    for (int64_t channel = 0; channel < 3; ++channel) {
+      for (int t = 0; t < 2; ++t) {
+        for (int64_t y = top; y < top + kSide; ++y) {
+          for (int64_t x = left; x < left + kSide; ++x) {
+            const uint8_t byte = bytes[static_cast<size_t>((y * kWidth + x) * 3 + channel)];
+            ASSERT_EQ(got[at], static_cast<float>(256 * channel + byte)) << at;
+            ++at;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Operations, CutPatchesRefusesWhatIsNotMadeOfWholeBlocks) {
+  const Pair table = random(DType::f32, {3, 256});
+  const Pair out = poisoned(DType::f32, {4, 1536});
+  const auto cut = [&](int64_t height, int64_t width, int64_t first) {
+    const std::vector<uint8_t> bytes(static_cast<size_t>(height * width * 3));
+    const Pair pixels = numbers(bytes, {1, height, width, 3});
+    backend_->cut_patches(pixels.device, table.device, {16, 2, 2, first}, out.device);
+  };
+  EXPECT_NO_THROW(cut(32, 64, 4));
+  EXPECT_THROW(cut(32, 64, 5), Error);
+  EXPECT_THROW(cut(48, 64, 0), Error);
+  EXPECT_THROW(cut(32, 63, 0), Error);
+}
+
 TEST_P(Operations, LinearMatchesForEveryStorageAndShape) {
   for (const LinearCase& c : {LinearCase{1, 128, 16},
                               {1, 384, 100},
@@ -156,7 +232,7 @@ TEST_P(Operations, LinearSiluMulEqualsItsThreeSteps) {
         const std::vector<LinearPart> parts = {linear_part(stored, 256, 384, false),
                                                linear_part(stored, 256, 384, false)};
         const Pair x = random(dtype, {rows, 384});
-        const Pair scratch = poisoned(dtype, {rows, 512});
+        const Pair scratch = poisoned(dtype, {rows > 7 ? 24 : rows, 512});
         const Pair y = poisoned(dtype, {rows, 256});
         run([&](Backend& b, auto at) {
           b.linear_silu_mul(at(x), weight_of(b, parts, LinearLayout::gate_up), at(scratch), at(y));

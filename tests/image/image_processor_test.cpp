@@ -173,32 +173,36 @@ TEST(ResizeBicubic, TakesRowsBeforeColumns) {
   EXPECT_EQ(resize_bicubic(image, {.height = 67, .width = 31}).pixels, rows_first.pixels);
 }
 
-TEST(ImageProcessor, CutsPatchesInMergeBlockOrder) {
+TEST(ResizeBicubic, GivesTheSameBytesWithHelpers) {
+  WorkerPool helpers(3);
+  const RgbImage image = random_picture(301, 203, 13);
+  for (const PictureSize size :
+       {PictureSize{97, 150}, PictureSize{203, 64}, PictureSize{400, 301}}) {
+    EXPECT_EQ(resize_bicubic(image, size, &helpers).pixels, resize_bicubic(image, size).pixels);
+  }
+}
+
+TEST(PixelTable, RescalesAndNormalisesEveryByte) {
+  ImageProcessorConfig config;
+  const PixelTable usual = make_pixel_table(config);
+  for (size_t i = 0; i < usual.size(); ++i) {
+    EXPECT_EQ(usual[i], (static_cast<float>(i % 256) - 127.5F) / 127.5F);
+  }
+  config.image_mean[1] = 0.25F;
+  config.image_std[2] = 2.0F;
+  const PixelTable own = make_pixel_table(config);
+  EXPECT_EQ(own[255], 1.0F);
+  EXPECT_EQ(own[256 + 255], (255.0F - 63.75F) / 127.5F);
+  EXPECT_EQ(own[2 * 256], -127.5F / 510.0F);
+}
+
+TEST(ImageProcessor, GivesTheResizedPixels) {
   ImageProcessorConfig config;
   config.min_pixels = 1;
-  const RgbImage image = random_picture(96, 64, 5);
-  const Patches patches = ImageProcessor(config).process(image);
-  EXPECT_EQ(patches.grid, (PatchGrid{.t = 1, .h = 4, .w = 6}));
-  ASSERT_EQ(patches.pixels.size(), size_t{24} * 1536);
-  size_t patch = 0;
-  for (int block_row = 0; block_row < 4; block_row += 2) {
-    for (int block_column = 0; block_column < 6; block_column += 2) {
-      for (int row : {block_row, block_row + 1}) {
-        for (int column : {block_column, block_column + 1}) {
-          for (int channel : {0, 1, 2}) {
-            for (int t : {0, 1}) {
-              const size_t pixel = ((row * size_t{16} + 9) * 96 + column * size_t{16} + 5) * 3;
-              const float expected =
-                  (static_cast<float>(image.pixels[pixel + channel]) - 127.5F) / 127.5F;
-              EXPECT_EQ(patches.pixels[((patch * 3 + channel) * 2 + t) * 256 + 9 * 16 + 5],
-                        expected);
-            }
-          }
-          ++patch;
-        }
-      }
-    }
-  }
+  const RgbImage image = random_picture(101, 67, 5);
+  const ProcessedPicture picture = ImageProcessor(config).process(image);
+  EXPECT_EQ(picture.grid, (PatchGrid{.t = 1, .h = 4, .w = 6}));
+  EXPECT_EQ(picture.pixels, resize_bicubic(image, {.height = 64, .width = 96}).pixels);
 }
 
 TEST(ImageProcessor, HashesThePixelsAndTheShape) {
@@ -211,6 +215,24 @@ TEST(ImageProcessor, HashesThePixelsAndTheShape) {
   EXPECT_EQ(processor.process(image).content_hash, processor.process(image).content_hash);
   EXPECT_NE(processor.process(image).content_hash, processor.process(other_pixel).content_hash);
   EXPECT_NE(processor.process(image).content_hash, processor.process(other_shape).content_hash);
+}
+
+TEST(ImageProcessor, HashesEveryPieceOfALargePictureInItsPlace) {
+  const ImageProcessor processor{ImageProcessorConfig{}};
+  const RgbImage image = random_picture(1024, 768, 21);
+  const Sha256 hash = processor.process(image).content_hash;
+  WorkerPool helpers(3);
+  EXPECT_EQ(processor.process(image, 0, 0, &helpers).content_hash, hash);
+  constexpr size_t kPiece = 128 << 10;
+  for (size_t byte : {size_t{0}, kPiece - 1, kPiece, 9 * kPiece, image.pixels.size() - 1}) {
+    RgbImage other = image;
+    other.pixels[byte] ^= 1;
+    EXPECT_NE(processor.process(other).content_hash, hash) << "byte " << byte;
+  }
+  RgbImage swapped = image;  // two pieces change places
+  std::swap_ranges(swapped.pixels.begin(), swapped.pixels.begin() + kPiece,
+                   swapped.pixels.begin() + kPiece);
+  EXPECT_NE(processor.process(swapped).content_hash, hash);
 }
 
 TEST(ImageProcessor, TakesAnAreaForOneCall) {

@@ -26,8 +26,8 @@ TestPicture prepare_picture(const std::filesystem::path& path) {
   const MappedFile file(path);
   const RgbImage image = decode_picture(file.bytes(), path.filename().string());
   const ImageProcessor processor(ImageProcessorConfig::from_directory(demo_model_dir()));
-  Patches patches = processor.process(image);
-  return {patches.grid, std::move(patches.pixels)};
+  ProcessedPicture picture = processor.process(image);
+  return {picture.grid, std::move(picture.pixels)};
 }
 
 // In these answers the best logit leads by 3.8 at least: both arithmetics must give every token.

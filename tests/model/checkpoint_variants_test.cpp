@@ -53,7 +53,7 @@ void write_variant(const std::filesystem::path& directory, DType dtype) {
 std::vector<float> logits_of(const std::filesystem::path& directory) {
   const GoldenStages stages(kDirectory / "stages-f32.safetensors");
   TestModel model(create_cpu_backend(2), directory);
-  model.encode(stages.pictures(model.config().vision->patch_features()));
+  model.encode(stages.pictures(*model.config().vision));
   return model.prefill(stages.integers("input_ids"));
 }
 

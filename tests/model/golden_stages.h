@@ -59,30 +59,49 @@ class GoldenStages {
     }
     return rows;
   }
-  /// Normalised pixels; the file holds the bytes they were made of.
-  [[nodiscard]] std::vector<float> pixel_values() const {
-    std::vector<float> values;
-    for (const std::byte pixel : tensors_.at("pixel_values").bytes) {
-      values.push_back((static_cast<float>(pixel) - 127.5F) / 127.5F);
-    }
-    return values;
-  }
-  [[nodiscard]] std::vector<TestPicture> pictures(int64_t patch_features) const {
+  /// The file holds the bytes of patches; their frames differ, as a film's do.
+  [[nodiscard]] std::vector<TestPicture> pictures(const VisionConfig& vision) const {
     const std::vector<int32_t> grids = integers("image_grid_thw");
-    const std::vector<float> pixels = pixel_values();
+    std::span<const std::byte> bytes = tensors_.at("pixel_values").bytes;
     std::vector<TestPicture> result;
-    size_t begin = 0;
     for (size_t i = 0; i < grids.size(); i += 3) {
       const PatchGrid grid{grids[i], grids[i + 1], grids[i + 2]};
-      const auto count = static_cast<size_t>(grid.num_patches() * patch_features);
-      const std::span part = std::span(pixels).subspan(begin, count);
-      result.push_back({grid, {part.begin(), part.end()}});
-      begin += count;
+      const auto count = static_cast<size_t>(grid.num_patches() * vision.patch_features());
+      result.push_back({grid, frames_of(bytes.first(count), grid, vision)});
+      bytes = bytes.subspan(count);
     }
     return result;
   }
 
  private:
+  // The inverse of Backend::cut_patches().
+  static std::vector<uint8_t> frames_of(std::span<const std::byte> patches, const PatchGrid& grid,
+                                        const VisionConfig& vision) {
+    const int64_t side = vision.patch_size;
+    const int64_t width = grid.w * side;
+    const int64_t height = grid.h * side;
+    std::vector<uint8_t> frames(patches.size());
+    auto from = patches.begin();
+    const std::vector<PatchPosition> positions =
+        patch_positions(grid, static_cast<int>(vision.spatial_merge_size));
+    for (size_t patch = 0; patch < positions.size(); ++patch) {
+      const int64_t slice = static_cast<int64_t>(patch) / (int64_t{grid.h} * grid.w);
+      for (int64_t channel = 0; channel < 3; ++channel) {
+        for (int64_t t = 0; t < vision.temporal_patch_size; ++t) {
+          const int64_t frame = slice * vision.temporal_patch_size + t;
+          for (int64_t y = 0; y < side; ++y) {
+            for (int64_t x = 0; x < side; ++x) {
+              const int64_t line = frame * height + positions[patch].row * side + y;
+              const int64_t pixel = line * width + positions[patch].column * side + x;
+              frames[static_cast<size_t>(pixel * 3 + channel)] = static_cast<uint8_t>(*from++);
+            }
+          }
+        }
+      }
+    }
+    return frames;
+  }
+
   MappedFile file_;
   std::map<std::string, StoredTensor> tensors_;
 };
@@ -92,8 +111,8 @@ inline TestPicture prepare_test_picture(const std::filesystem::path& checkpoint,
                                         const std::string& name) {
   const MappedFile file(golden_dir() / "demo" / "pictures" / name);
   const ImageProcessor processor(ImageProcessorConfig::from_directory(checkpoint));
-  Patches patches = processor.process(decode_picture(file.bytes(), name));
-  return {patches.grid, std::move(patches.pixels)};
+  ProcessedPicture picture = processor.process(decode_picture(file.bytes(), name));
+  return {picture.grid, std::move(picture.pixels)};
 }
 
 /// Collects what a pass traces, under the names of the stage files.

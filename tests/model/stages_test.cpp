@@ -63,7 +63,7 @@ TEST_P(Stages, AreTransformersOwn) {
 
   // The demo checkpoint's stages are those of a picture file, the others bring their pixels.
   model.encode(golden.contains("pixel_values")
-                   ? golden.pictures(model.config().vision->patch_features())
+                   ? golden.pictures(*model.config().vision)
                    : std::vector{prepare_test_picture(GetParam().directory, "05.png")},
                recorder.trace());
   for (const VisualTokens& tokens : model.visual()) {
@@ -116,7 +116,7 @@ TEST_P(TinyCheckpoint, ContinuesAPromptAsTransformersDoes) {
   const Json golden = read_json_file(directory() / "greedy.json");
   const GoldenStages stages(directory() / "stages-f32.safetensors");
   TestModel model = make_model();
-  model.encode(stages.pictures(model.config().vision->patch_features()));
+  model.encode(stages.pictures(*model.config().vision));
   const auto expected = golden.at("greedy_ids").get<std::vector<int32_t>>();
   EXPECT_EQ(model.greedy(golden.at("input_ids").get<std::vector<int32_t>>(), expected.size()),
             expected);
@@ -126,7 +126,7 @@ TEST_P(TinyCheckpoint, GivesTheSameLogitsWhenThePromptComesInChunks) {
   const GoldenStages stages(directory() / "stages-f32.safetensors");
   const std::vector<int32_t> ids = stages.integers("input_ids");
   TestModel model = make_model();
-  model.encode(stages.pictures(model.config().vision->patch_features()));
+  model.encode(stages.pictures(*model.config().vision));
   const std::vector<float> whole = model.prefill(ids);
   // 7 cuts inside both pictures, 50 leaves a last chunk of one token.
   for (const int64_t chunk : {1, 7, 32, 50}) {
@@ -137,8 +137,7 @@ TEST_P(TinyCheckpoint, GivesTheSameLogitsWhenThePromptComesInChunks) {
 TEST_P(TinyCheckpoint, EncodesTheSamePictureInOnePassOrInSlicesAloneOrInCompany) {
   const GoldenStages stages(directory() / "stages-f32.safetensors");
   TestModel model = make_model();
-  const std::vector<TestPicture> pictures =
-      stages.pictures(model.config().vision->patch_features());
+  const std::vector<TestPicture> pictures = stages.pictures(*model.config().vision);
   model.encode(pictures);
   const std::vector<float> together =
       download_floats(model.backend(), model.visual()[1].embeddings);

@@ -83,9 +83,9 @@ TEST(WriteRandomCheckpoint, GivesAModelThatRunsWithActivationsOfOrderOne) {
     EXPECT_EQ(GenerationConfig::from_directory(directory.path(), model.config()).eos_token_ids,
               (std::vector<int32_t>{294, 295}));
     EXPECT_EQ(ImageProcessorConfig::from_directory(directory.path()).max_pixels, 16777216);
-    TestPicture picture{{1, 4, 6}, std::vector<float>(24 * 1536)};
+    TestPicture picture{{1, 4, 6}, std::vector<uint8_t>(24 * 768)};
     for (size_t i = 0; i < picture.pixels.size(); ++i) {
-      picture.pixels[i] = std::sin(static_cast<float>(i));
+      picture.pixels[i] = static_cast<uint8_t>(127.5F * (1 + std::sin(static_cast<float>(i))));
     }
     model.encode({picture});
     float largest = 0;

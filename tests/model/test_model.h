@@ -58,7 +58,7 @@ Arena measured_arena(Backend& backend, std::string name, const Lay& lay) {
 /// A picture as patches.
 struct TestPicture {
   PatchGrid grid;
-  std::vector<float> pixels;
+  std::vector<uint8_t> pixels;  // [frames, height, width, 3]
 };
 
 struct TestModelOptions {
@@ -134,8 +134,9 @@ class TestModel {
     if (options.streams_vision) {
       stream_.emplace(store_, *config_.vision, *backend_, vision_weights_, *step_arena_);
     }
-    vision_.emplace(*backend_, *config_.vision, vision_weights_, options.arithmetic,
-                    options.max_patches, *step_arena_, stream_ ? &*stream_ : nullptr);
+    vision_.emplace(*backend_, *config_.vision, ImageProcessorConfig{}, vision_weights_,
+                    options.arithmetic, options.max_patches, *step_arena_,
+                    stream_ ? &*stream_ : nullptr);
   }
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }

@@ -70,8 +70,7 @@ TEST_P(StreamedVision, GivesTheSameTokensFromTwoSlotsAsFromAllWeights) {
   const GoldenStages stages(directory() / "stages-f32.safetensors");
   TestModel resident = make_model();
   TestModel streamed = make_model({.streams_vision = true});
-  const std::vector<TestPicture> pictures =
-      stages.pictures(resident.config().vision->patch_features());
+  const std::vector<TestPicture> pictures = stages.pictures(*resident.config().vision);
   resident.encode(pictures);
   for (const int64_t blocks_at_once : {1, 100}) {
     streamed.encode(pictures, {}, blocks_at_once);

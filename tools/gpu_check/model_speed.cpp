@@ -69,15 +69,14 @@ class Model {
     lay(*arena_);
     language_.emplace(backend_, config_.text, language_weights_, Arithmetic::fast, kLimits,
                       *arena_);
-    vision_.emplace(backend_, *config_.vision, vision_weights_, Arithmetic::fast,
-                    kPicture.num_patches(), *arena_);
+    vision_.emplace(backend_, *config_.vision, ImageProcessorConfig{}, vision_weights_,
+                    Arithmetic::fast, kPicture.num_patches(), *arena_);
   }
 
   double vision_ms() {
-    const auto count =
-        static_cast<size_t>(kPicture.num_patches() * config_.vision->patch_features());
-    std::vector<float> pixels(count);
-    for (size_t i = 0; i < count; ++i) pixels[i] = static_cast<float>(i % 251) / 125.0F - 1.0F;
+    const int64_t side = config_.vision->patch_size;
+    std::vector<uint8_t> pixels(static_cast<size_t>(kPicture.num_patches() * side * side * 3));
+    for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>(i % 251);
     return median_ms(7, [&] {
       const VisionPicture picture{kPicture, pixels, visual_};
       vision_->begin({&picture, 1});

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -23,6 +24,13 @@ class WorkerPool {
   /// `task` must not throw.
   void post(std::function<void()> task);
 
+  /// Calls body(first, last) for pieces of `grain` items of [0, count), on the calling thread and
+  /// on workers that have nothing else to do; returns when all are done. May be called by a task: a
+  /// pool whose threads are busy leaves the whole loop to its caller. The first exception is
+  /// rethrown.
+  void parallel_for(int64_t count, int64_t grain,
+                    const std::function<void(int64_t first, int64_t last)>& body);
+
  private:
   void work();
 
@@ -34,5 +42,9 @@ class WorkerPool {
   int num_idle_ = 0;
   bool stopping_ = false;
 };
+
+/// The same loop where there may be no pool.
+void parallel_for(WorkerPool* pool, int64_t count, int64_t grain,
+                  const std::function<void(int64_t first, int64_t last)>& body);
 
 }  // namespace glimpse
