@@ -3,10 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
 #include <future>
+#include <map>
+#include <mutex>
 #include <sstream>
 
 #include <fmt/format.h>
@@ -24,19 +28,23 @@ struct BenchCommand {
   std::vector<int> batch = {1};
   int prompt = 32;
   int repeat = 5;
+  bool steps = false;
 };
+
+// The value below which `share` of the others are.
+double quantile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
 
 struct Measurement {
   std::string name;
   std::string unit;  ///< what the rate counts per second
   int64_t count = 0;
   std::vector<double> milliseconds;
+  std::map<std::string, std::vector<double>> parts;  ///< of these milliseconds
 
-  [[nodiscard]] double at(double share) const {
-    std::vector<double> sorted = milliseconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[static_cast<size_t>(share * static_cast<double>(sorted.size() - 1) + 0.5)];
-  }
+  [[nodiscard]] double at(double share) const { return quantile(milliseconds, share); }
   [[nodiscard]] double rate() const { return static_cast<double>(count) * 1000.0 / at(0.5); }
 };
 
@@ -115,7 +123,13 @@ class Bench {
       const Answer answer = engine_.answer(std::move(request));
       if (start_to_first_token_ == 0) start_to_first_token_ = milliseconds_of_process();
       result.count = answer.usage.prompt_tokens;
-      return answer.timings.first_token;
+      const Timings& timings = answer.timings;
+      result.parts["queue"].push_back(timings.queue);
+      result.parts["decode picture"].push_back(timings.picture_decode);
+      result.parts["resize and hash"].push_back(timings.picture_resize);
+      result.parts["vision"].push_back(timings.vision);
+      result.parts["prefill"].push_back(timings.prefill);
+      return timings.first_token;
     });
     return result;
   }
@@ -164,8 +178,67 @@ class Bench {
     return result;
   }
 
+  // How long somebody who is being answered waits for a token when another one's picture comes:
+  // the longest gap, and the median one from before the picture.
+  std::pair<Measurement, Measurement> steps(const std::string& size) {
+    Measurement usual{.name = "decode step", .unit = "tok/s", .count = 1};
+    Measurement longest{.name = "longest beside " + size, .unit = "tok/s", .count = 1};
+    for (int i = 0; i <= command_.repeat; ++i) {  // the first one warms up
+      const Gaps gaps = interrupt(size);
+      if (i == 0) continue;
+      usual.milliseconds.push_back(gaps.usual);
+      longest.milliseconds.push_back(gaps.longest);
+    }
+    return {usual, longest};
+  }
+
  private:
   static constexpr int64_t kQuestionTokens = 14;
+  static constexpr size_t kTokensBefore = 48;
+
+  struct Gaps {
+    double usual = 0;
+    double longest = 0;
+  };
+
+  // When the tokens of an answer came; the engine's thread writes.
+  struct Listener {
+    std::mutex mutex;
+    std::condition_variable has_more;
+    std::vector<std::chrono::steady_clock::time_point> times;
+    std::promise<void> ended;
+  };
+
+  Gaps interrupt(const std::string& size) {
+    const auto listener = std::make_shared<Listener>();
+    Request endless = blank(static_cast<int>(engine_.model().context) / 2);
+    endless.raw_tokens = make_tokens(command_.prompt, engine_.model().vocabulary_size, ++seed_);
+    const RequestId id = engine_.submit(std::move(endless), [listener](const Event& event) {
+      {
+        const std::lock_guard lock(listener->mutex);
+        listener->times.insert(listener->times.end(), event.tokens.size(),
+                               std::chrono::steady_clock::now());
+      }
+      listener->has_more.notify_all();
+      if (event.kind != Event::Kind::text) listener->ended.set_value();
+    });
+    {
+      std::unique_lock lock(listener->mutex);
+      listener->has_more.wait(lock, [&] { return listener->times.size() > kTokensBefore; });
+    }
+    (void)engine_.answer(picture_request(size));
+    engine_.cancel(id);
+    listener->ended.get_future().wait();
+    std::vector<double> gaps;
+    for (size_t i = 1; i < listener->times.size(); ++i) {
+      gaps.push_back(
+          std::chrono::duration<double, std::milli>(listener->times[i] - listener->times[i - 1])
+              .count());
+    }
+    const auto before = gaps.begin() + static_cast<std::ptrdiff_t>(kTokensBefore);
+    return {.usual = quantile({gaps.begin() + 1, before}, 0.5),
+            .longest = *std::max_element(before, gaps.end())};
+  }
 
   Request picture_request(const std::string& size) {
     int width = 0;
@@ -192,6 +265,7 @@ class Bench {
   template <typename Run>
   void measure(Measurement& result, const Run& run) {
     (void)run();  // warm-up
+    result.parts.clear();
     for (int i = 0; i < command_.repeat; ++i) result.milliseconds.push_back(run());
   }
 
@@ -202,15 +276,22 @@ class Bench {
 };
 
 Json to_json(const Measurement& measurement) {
-  return {{"name", measurement.name},        {"median_ms", measurement.at(0.5)},
-          {"fastest_ms", measurement.at(0)}, {"slowest_ms", measurement.at(1)},
-          {"rate", measurement.rate()},      {"unit", measurement.unit}};
+  Json json = {{"name", measurement.name},        {"median_ms", measurement.at(0.5)},
+               {"fastest_ms", measurement.at(0)}, {"slowest_ms", measurement.at(1)},
+               {"rate", measurement.rate()},      {"unit", measurement.unit}};
+  for (const auto& [name, milliseconds] : measurement.parts) {
+    json["parts_ms"][name] = quantile(milliseconds, 0.5);
+  }
+  return json;
 }
 
 void print_row(const Measurement& measurement) {
   fmt::print("{:<20} {:>10.2f} ms {:>10.2f} .. {:<10.2f} {:>10.1f} {}\n", measurement.name,
              measurement.at(0.5), measurement.at(0), measurement.at(1), measurement.rate(),
              measurement.unit);
+  for (const auto& [name, milliseconds] : measurement.parts) {
+    fmt::print("  {:<18} {:>10.2f} ms\n", name, quantile(milliseconds, 0.5));
+  }
   std::fflush(stdout);
 }
 
@@ -218,6 +299,9 @@ int run(BenchCommand& command) {
   if (command.flags.engine.max_sequences == 0) {
     command.flags.engine.max_sequences =
         *std::max_element(command.batch.begin(), command.batch.end());
+  }
+  if (command.steps) {
+    command.flags.engine.max_sequences = std::max(command.flags.engine.max_sequences, 2);
   }
   const std::unique_ptr<Engine> engine = load_engine(command.flags);
   Bench bench(*engine, command);
@@ -239,6 +323,10 @@ int run(BenchCommand& command) {
     for (const std::string& size : command.pictures) {
       show(bench.first_token(size));
       show(bench.vision(size));
+      if (!command.steps) continue;
+      const auto [usual, longest] = bench.steps(size);
+      show(usual);
+      show(longest);
     }
   }
   for (const int tokens : command.prefill) show(bench.prefill(tokens));
@@ -290,6 +378,8 @@ void add_bench_command(CLI::App& program, int& result) {
       ->check(CLI::PositiveNumber);
   app->add_option("--repeat", command->repeat, "measurements of each (default: 5)")
       ->check(between(1, 1000));
+  app->add_flag("--steps", command->steps,
+                "also how long an answer waits for a token while each picture arrives");
   add_common_flags(*app, command->flags);
   app->callback([command, &result] { result = run(*command); });
 }
