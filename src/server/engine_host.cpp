@@ -1,5 +1,7 @@
 #include "server/engine_host.h"
 
+#include <utility>
+
 namespace glimpse {
 
 EngineHost::Lease::Lease(EngineHost& host) : host_(host), engine_(host.acquire()) {}
@@ -16,13 +18,33 @@ EngineHost::EngineHost(Loader load, std::chrono::milliseconds idle_time)
       last_used_(std::chrono::steady_clock::now()) {}
 
 Engine& EngineHost::acquire() {
-  const std::lock_guard lock(mutex_);
-  if (!engine_) {
-    engine_ = load_();
+  std::unique_lock lock(mutex_);
+  state_changed_.wait(lock,
+                      [this] { return state_ == State::loaded || state_ == State::unloaded; });
+  if (state_ == State::unloaded) {
+    state_ = State::loading;
+    lock.unlock();
+    std::unique_ptr<Engine> engine;
+    try {
+      engine = load_();
+    } catch (...) {
+      enter(State::unloaded);  // whoever waits tries again
+      throw;
+    }
+    lock.lock();
+    engine_ = std::move(engine);
     model_ = engine_->model();
+    state_ = State::loaded;
+    state_changed_.notify_all();
   }
   ++num_leases_;
   return *engine_;
+}
+
+void EngineHost::enter(State state) {
+  const std::lock_guard lock(mutex_);
+  state_ = state;
+  state_changed_.notify_all();
 }
 
 void EngineHost::release() {
@@ -32,10 +54,16 @@ void EngineHost::release() {
 }
 
 bool EngineHost::unload_if_idle() {
-  const std::lock_guard lock(mutex_);
-  if (idle_time_.count() <= 0 || !engine_ || num_leases_ > 0) return false;
-  if (std::chrono::steady_clock::now() - last_used_ < idle_time_) return false;
-  engine_.reset();
+  std::unique_ptr<Engine> idle;
+  {
+    const std::lock_guard lock(mutex_);
+    if (idle_time_.count() <= 0 || state_ != State::loaded || num_leases_ > 0) return false;
+    if (std::chrono::steady_clock::now() - last_used_ < idle_time_) return false;
+    state_ = State::unloading;
+    idle = std::move(engine_);
+  }
+  idle.reset();
+  enter(State::unloaded);
   return true;
 }
 
@@ -48,6 +76,11 @@ std::optional<EngineStatus> EngineHost::status() const {
   const std::lock_guard lock(mutex_);
   if (!engine_) return std::nullopt;
   return engine_->status();
+}
+
+bool EngineHost::is_loading() const {
+  const std::lock_guard lock(mutex_);
+  return state_ == State::loading;
 }
 
 }  // namespace glimpse

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -44,20 +45,28 @@ class EngineHost {
   /// To be called every now and then; true when it unloaded. Waits for the engine's thread.
   bool unload_if_idle();
 
+  // These answer at once, also while another thread loads or unloads.
   /// Facts of the model when it was last loaded.
   [[nodiscard]] ModelInfo model() const;
   /// Nothing while unloaded.
   [[nodiscard]] std::optional<EngineStatus> status() const;
+  [[nodiscard]] bool is_loading() const;
   [[nodiscard]] std::chrono::milliseconds idle_time() const { return idle_time_; }
 
  private:
+  // Loading and unloading happen outside the lock; their states keep others from doing either.
+  enum class State { loaded, loading, unloading, unloaded };
+
   Engine& acquire();
   void release();
+  void enter(State state);
 
   Loader load_;
   std::chrono::milliseconds idle_time_;
   mutable std::mutex mutex_;
-  std::unique_ptr<Engine> engine_;
+  std::condition_variable state_changed_;
+  State state_ = State::loaded;
+  std::unique_ptr<Engine> engine_;  // while loaded
   ModelInfo model_;
   int num_leases_ = 0;
   std::chrono::steady_clock::time_point last_used_;

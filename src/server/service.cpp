@@ -267,7 +267,8 @@ HttpResponse Service::health() const {
   if (draining_) {
     return error_answer(Error(ErrorCode::cancelled, "the server is shutting down"));
   }
-  return {.body = to_text({{"status", "ok"}, {"loaded", status.has_value()}})};
+  return {.body = to_text(
+              {{"status", host_.is_loading() ? "loading" : "ok"}, {"loaded", status.has_value()}})};
 }
 
 HttpResponse Service::models() const {
