@@ -138,8 +138,10 @@ void register_all() {
                         [=](benchmark::State& s) { linear(s, shape, rows, weight, dtype); })
           ->UseRealTime();
     };
-    if (!is_vision)
-      add(is_head ? "bf16" : "fp8", 1, is_head ? DType::bf16 : DType::f8_e4m3, DType::bf16);
+    for (const int64_t rows : {1, 16}) {
+      if (is_vision) break;
+      add(is_head ? "bf16" : "fp8", rows, is_head ? DType::bf16 : DType::f8_e4m3, DType::bf16);
+    }
     if (is_head) continue;
     const int64_t rows = is_vision ? 1200 : 512;
     add(is_vision ? "bf16" : "fp8", rows, is_vision ? DType::bf16 : DType::f8_e4m3, DType::bf16);

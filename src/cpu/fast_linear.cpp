@@ -61,89 +61,95 @@ void finish(const Product& p, int64_t first_x, int64_t num_x, int64_t first, int
   }
 }
 
-// Columns of one weight row as what is multiplied. FP8 is exact in bf16: its scale waits for the
-// sums. f32 and f16 are rounded there. `scratch` holds kScaleBlock floats.
-void widen_columns(const LinearPart& part, int64_t row, int64_t first_column, int64_t columns,
-                   float* scratch, BFloat16* out) {
+// Columns of a panel's weight rows as f32, scaled: out [count, columns].
+void widen_block(const LinearPart& part, int64_t first, int64_t count, int64_t first_column,
+                 int64_t columns, float* out) {
   dispatch_weight(part.weight.dtype(), [&]<typename W>() {
-    const W* from = row_of<W>(part.weight, row) + first_column;
-    if constexpr (std::is_same_v<W, BFloat16>) {
-      std::copy_n(from, columns, out);
-    } else if constexpr (std::is_same_v<W, Float8E4M3>) {
-      cpu::widen_fp8_row(from, columns, out);
+    for (int64_t i = 0; i < count; ++i) {
+      const float* scales = scale_row(part, first + i);
+      if (scales != nullptr) scales += first_column / kScaleBlock;
+      cpu::widen_row(row_of<W>(part.weight, first + i) + first_column, scales, columns,
+                     out + i * columns);
+    }
+  });
+}
+
+/// Up to kScaleBlock columns of a panel's weight rows: one scale, as a panel begins at a multiple
+/// of 64 rows.
+struct WeightBlock {
+  const LinearPart* part;
+  int64_t first;  // weight row
+  int64_t count;  // of weight rows
+  int64_t first_column;
+  int64_t columns;
+
+  WeightBlock(const LinearPart& of, int64_t panel, int64_t column)
+      : part(&of),
+        first(panel * kPanelRows),
+        count(std::min(kPanelRows, of.weight.size(0) - first)),
+        first_column(column),
+        columns(std::min(kScaleBlock, of.weight.size(1) - column)) {}
+};
+
+/// The block as a panel in f32, scales and all.
+float pack(const WeightBlock& block, float* panel) {
+  thread_local AlignedVector<float> rows(kPanelRows * kScaleBlock);
+  widen_block(*block.part, block.first, block.count, block.first_column, block.columns,
+              rows.data());
+  cpu::pack_panel(rows.data(), block.columns, block.count, block.columns, panel);
+  return 1.0F;
+}
+
+/// The block as a panel in bf16, and the factor that its sums still want: FP8 is exact in bf16, its
+/// scale waits for them. f32 and f16 are rounded there.
+float pack(const WeightBlock& block, BFloat16* panel) {
+  const Tensor& weight = block.part->weight;
+  const int64_t stride = weight.row_stride();
+  dispatch_weight(weight.dtype(), [&]<typename W>() {
+    const W* from = row_of<W>(weight, block.first) + block.first_column;
+    if constexpr (std::is_same_v<W, BFloat16> || std::is_same_v<W, Float8E4M3>) {
+      cpu::pack_panel(from, stride, block.count, block.columns, panel);
     } else {
-      cpu::widen_row(from, nullptr, columns, scratch);
-      cpu::narrow_row(scratch, columns, out);
+      thread_local AlignedVector<float> widened(kPanelRows * kScaleBlock);
+      thread_local AlignedVector<BFloat16> rows(kPanelRows * kScaleBlock);
+      widen_block(*block.part, block.first, block.count, block.first_column, block.columns,
+                  widened.data());
+      cpu::narrow_row(widened.data(), block.count * block.columns, rows.data());
+      cpu::pack_panel(rows.data(), block.columns, block.count, block.columns, panel);
     }
   });
+  const bool is_scaled = !block.part->scales.empty();
+  return is_scaled ? scale_row(*block.part, block.first)[block.first_column / kScaleBlock] : 1.0F;
 }
 
-void widen_columns(const LinearPart& part, int64_t row, int64_t first_column, int64_t columns,
-                   float*, float* out) {
-  const float* scales = scale_row(part, row);
-  if (scales != nullptr) scales += first_column / kScaleBlock;
-  dispatch_weight(part.weight.dtype(), [&]<typename W>() {
-    cpu::widen_row(row_of<W>(part.weight, row) + first_column, scales, columns, out);
-  });
-}
-
-/// A block of up to kScaleBlock columns of a panel's weight rows on its way from memory. Rows
-/// are far apart, which no prefetcher of a processor foresees, and of a burst of requests it drops
-/// most: so a few rows are asked for and a few that have come are widened between two products.
-template <typename T>
-class WeightBlock {
+/// Asks memory for the weights of the panels to come, a few lines at a time between two products:
+/// of a burst of requests a processor drops most. Row after row, as they lie in memory, a whole
+/// panel ahead: blocks of columns have their rows far apart, which no prefetcher foresees.
+class Prefetcher {
  public:
-  void begin(const LinearPart& part, int64_t first, int64_t first_column) {
-    part_ = &part;
-    first_ = first;
-    first_column_ = first_column;
-    count_ = std::min(kPanelRows, part.weight.size(0) - first);
-    columns_ = std::min(kScaleBlock, part.weight.size(1) - first_column);
-    num_asked_ = 0;
-    num_widened_ = 0;
+  Prefetcher(const LinearPart& part, int64_t first_panel, int64_t last_panel)
+      : at_(part.weight.raw() + first_panel * kPanelRows * row_bytes(part)),
+        end_(part.weight.raw() +
+             std::min(last_panel * kPanelRows, part.weight.size(0)) * row_bytes(part)),
+        panel_bytes_(kPanelRows * row_bytes(part)) {}
+  void advance(int64_t bytes) {
+    const std::byte* to = at_ + std::min(bytes, end_ - at_);
+    for (; at_ < to; at_ += kCacheLine) __builtin_prefetch(at_, 0, 2);
   }
-  void advance(int64_t rows) {
-    const int64_t end = std::min(count_, num_widened_ + rows);
-    const int64_t bytes = bytes_of(part_->weight.dtype());
-    for (; num_asked_ < std::min(count_, end + rows + kRowsAhead); ++num_asked_) {
-      const std::byte* at =
-          part_->weight.raw() +
-          ((first_ + num_asked_) * part_->weight.row_stride() + first_column_) * bytes;
-      for (int64_t i = 0; i < columns_ * bytes; i += kCacheLine) __builtin_prefetch(at + i);
-    }
-    for (; num_widened_ < end; ++num_widened_) {
-      widen_columns(*part_, first_ + num_widened_, first_column_, columns_, scratch_.data(),
-                    rows_.data() + num_widened_ * columns_);
-    }
-  }
-  /// The block as a panel, and the factor that its sums still want: a panel begins at a multiple
-  /// of 64 rows and of kScaleBlock columns, so that it has one scale.
-  float pack(T* panel) {
-    advance(count_);
-    cpu::pack_panel(rows_.data(), columns_, count_, columns_, panel);
-    const bool is_scaled = std::is_same_v<T, float> || part_->scales.empty();
-    return is_scaled ? 1.0F : scale_row(*part_, first_)[first_column_ / kScaleBlock];
-  }
-  [[nodiscard]] int64_t columns() const { return columns_; }
+  [[nodiscard]] int64_t panel_bytes() const { return panel_bytes_; }
 
  private:
-  static constexpr int64_t kRowsAhead = 4;
-
-  const LinearPart* part_ = nullptr;
-  int64_t first_ = 0;
-  int64_t first_column_ = 0;
-  int64_t count_ = 0;
-  int64_t columns_ = 0;
-  int64_t num_asked_ = 0;
-  int64_t num_widened_ = 0;
-  AlignedVector<float> scratch_ = AlignedVector<float>(kScaleBlock);
-  AlignedVector<T> rows_ = AlignedVector<T>(kPanelRows * kScaleBlock);
+  static int64_t row_bytes(const LinearPart& part) {
+    return part.weight.row_stride() * bytes_of(part.weight.dtype());
+  }
+  const std::byte* at_;
+  const std::byte* end_;
+  int64_t panel_bytes_;
 };
 
 /// What a thread needs to multiply panels; kept from one loop to the next.
 template <typename T>
 struct PanelScratch {
-  WeightBlock<T> block;
   AlignedVector<T> packed = AlignedVector<T>(kPanelRows * kScaleBlock);
   AlignedVector<float> sums;
 };
@@ -175,17 +181,19 @@ struct Blocks {
   }
 };
 
-// All of `x` times a packed panel, six rows at a time, while the next block of weights comes.
+// All of `x` times a packed panel, six rows at a time, while `bytes` of weights to come are asked
+// for.
 template <typename T>
-void multiply_panel(const T* x, int64_t num_x, int64_t columns, float scale, bool first,
-                    PanelScratch<T>& s) {
+void multiply_panel(const T* x, int64_t num_x, int64_t columns, const cpu::PanelSums& to,
+                    const T* packed, Prefetcher& prefetcher, int64_t bytes) {
   const int64_t tiles = (num_x + kTileRows - 1) / kTileRows;
-  const int64_t rows_a_tile = (kPanelRows + tiles - 1) / tiles;
+  const int64_t bytes_a_tile = (bytes + tiles - 1) / tiles;
   for (int64_t t = 0; t < num_x; t += kTileRows) {
-    s.block.advance(rows_a_tile);
-    cpu::multiply_panel(x + t * kScaleBlock, kScaleBlock, std::min(kTileRows, num_x - t),
-                        s.packed.data(), columns,
-                        {.sums = s.sums.data() + t * kPanelRows, .scale = scale, .first = first});
+    prefetcher.advance(bytes_a_tile);
+    cpu::PanelSums tile = to;
+    tile.sums += t * kPanelRows;
+    cpu::multiply_panel(x + t * kScaleBlock, kScaleBlock, std::min(kTileRows, num_x - t), packed,
+                        columns, tile);
   }
 }
 
@@ -196,19 +204,19 @@ void multiply_panels(const Product& p, const Blocks<T>& x, int64_t first_x, int6
   thread_local PanelScratch<T> s;
   const int64_t columns = p.part.weight.size(1);
   s.sums.resize(static_cast<size_t>(x.num_rows * kPanelRows));
-  s.block.begin(p.part, first_panel * kPanelRows, 0);
+  Prefetcher prefetcher(p.part, first_panel, last_panel);
+  prefetcher.advance(prefetcher.panel_bytes());
+  const int64_t num_blocks = (columns + kScaleBlock - 1) / kScaleBlock;
+  const int64_t bytes_a_block = (prefetcher.panel_bytes() + num_blocks - 1) / num_blocks;
   for (int64_t index = first_panel; index < last_panel; ++index) {
-    const int64_t first = index * kPanelRows;
     for (int64_t k = 0; k < columns; k += kScaleBlock) {
-      const int64_t width = s.block.columns();
-      const float scale = s.block.pack(s.packed.data());
-      if (k + kScaleBlock < columns) {
-        s.block.begin(p.part, first, k + kScaleBlock);
-      } else if (index + 1 < last_panel) {
-        s.block.begin(p.part, first + kPanelRows, 0);
-      }
-      multiply_panel(x.block(k), x.num_rows, width, scale, k == 0, s);
+      const WeightBlock block(p.part, index, k);
+      const float scale = pack(block, s.packed.data());
+      multiply_panel(x.block(k), x.num_rows, block.columns,
+                     {.sums = s.sums.data(), .scale = scale, .first = k == 0}, s.packed.data(),
+                     prefetcher, bytes_a_block);
     }
+    const int64_t first = index * kPanelRows;
     finish(p, first_x, x.num_rows, first, std::min(kPanelRows, p.part.weight.size(0) - first),
            s.sums.data(), kPanelRows);
   }

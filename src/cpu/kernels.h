@@ -91,10 +91,11 @@ void multiply_fp8_row(const BFloat16* x, int64_t x_stride, int64_t num_x, const 
 /// Columns in the order in which multiply_fp8_row() unpacks bytes, padded with zeros to a multiple
 /// of 64.
 void interleave_for_fp8(const BFloat16* x, int64_t columns, BFloat16* out);
-/// FP8 as bf16, which holds it exactly; the scale is multiply_panel()'s.
-void widen_fp8_row(const Float8E4M3* row, int64_t columns, BFloat16* out);
 /// panel [columns / 2, kPanelRows, 2] from `num_rows` rows; absent rows and columns become 0.
 void pack_panel(const BFloat16* rows, int64_t stride, int64_t num_rows, int64_t columns,
+                BFloat16* panel);
+/// The same from FP8, which bf16 holds exactly; the scale is multiply_panel()'s.
+void pack_panel(const Float8E4M3* rows, int64_t stride, int64_t num_rows, int64_t columns,
                 BFloat16* panel);
 /// panel [num_rows / 2, kPanelRows, 2] from `columns` columns of the rows.
 void pack_columns(const BFloat16* rows, int64_t stride, int64_t num_rows, int64_t columns,

@@ -163,8 +163,8 @@ GLIMPSE_TARGET_BF16 void fp8_row(const BFloat16* x, int64_t x_stride, const Floa
   for (int t = 0; t < kX; ++t) sums[t] = _mm512_reduce_add_ps(total[t]);
 }
 
-// 16 x 16 pairs, transposed: pair j of row i becomes entry i of row j.
-GLIMPSE_TARGET_BF16 inline void transpose_pairs(__m512i rows[16]) {
+// 16 x 16 words of 32 bits, transposed: word j of row i becomes word i of row j.
+GLIMPSE_TARGET_BF16 inline void transpose_words(__m512i rows[16]) {
   __m512i t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
@@ -288,25 +288,6 @@ void interleave_for_fp8(const BFloat16* x, int64_t columns, BFloat16* out) {
   }
 }
 
-GLIMPSE_TARGET_BF16 void widen_fp8_row(const Float8E4M3* row, int64_t columns, BFloat16* out) {
-  const Fp8Unpacker unpacker;
-  const __m512i in_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-  for (int64_t k = 0; k < columns; k += 64) {
-    const int64_t left = columns - k;
-    __m512i first;
-    __m512i second;
-    unpacker.unpack(_mm512_permutexvar_epi64(in_order, load_codes(row + k, left)), first, second);
-    if (left >= 64) {
-      _mm512_storeu_si512(out + k, first);
-      _mm512_storeu_si512(out + k + 32, second);
-    } else {
-      const uint64_t mask = (uint64_t{1} << left) - 1;
-      _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(mask), first);
-      _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(mask >> 32), second);
-    }
-  }
-}
-
 GLIMPSE_TARGET_BF16 void pack_panel(const BFloat16* rows, int64_t stride, int64_t num_rows,
                                     int64_t columns, BFloat16* panel) {
   for (int64_t k = 0; k < columns; k += 32) {
@@ -318,9 +299,39 @@ GLIMPSE_TARGET_BF16 void pack_panel(const BFloat16* rows, int64_t stride, int64_
         if (n + i >= num_rows) continue;
         block[i] = reinterpret_cast<__m512i>(load_pairs(rows + (n + i) * stride + k, left));
       }
-      transpose_pairs(block);
+      transpose_words(block);
       for (int64_t j = 0; j < (left + 1) / 2; ++j) {
         _mm512_storeu_si512(panel + ((k / 2 + j) * kPanelRows + n) * 2, block[j]);
+      }
+    }
+  }
+}
+
+// Four columns of 16 rows become a vector of codes; put in order, its unpacked halves are the
+// panel's two next vectors of pairs.
+GLIMPSE_TARGET_BF16 void pack_panel(const Float8E4M3* rows, int64_t stride, int64_t num_rows,
+                                    int64_t columns, BFloat16* panel) {
+  const Fp8Unpacker unpacker;
+  // Of each row's four codes in a lane first the lower pairs, then the upper ones.
+  const __m512i pairs_in_order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  for (int64_t k = 0; k < columns; k += 64) {
+    const int64_t left = std::min<int64_t>(columns - k, 64);
+    for (int64_t n = 0; n < kPanelRows; n += 16) {
+      __m512i block[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        block[i] = n + i < num_rows ? load_codes(rows + (n + i) * stride + k, left)
+                                    : _mm512_setzero_si512();
+      }
+      transpose_words(block);
+      const int64_t num_pairs = (left + 1) / 2;
+      for (int64_t j = 0; j < num_pairs; j += 2) {
+        __m512i first;
+        __m512i second;
+        unpacker.unpack(_mm512_shuffle_epi8(block[j / 2], pairs_in_order), first, second);
+        BFloat16* at = panel + ((k / 2 + j) * kPanelRows + n) * 2;
+        _mm512_storeu_si512(at, first);
+        if (j + 1 < num_pairs) _mm512_storeu_si512(at + kPanelRows * 2, second);
       }
     }
   }
@@ -339,7 +350,7 @@ GLIMPSE_TARGET_BF16 void pack_panel_avx512(const float* rows, int64_t stride, in
         const float* at = rows + (n + i) * stride + k;
         block[i] = left == 16 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi32(mask, at);
       }
-      transpose_pairs(block);
+      transpose_words(block);
       for (int64_t j = 0; j < left; ++j) {
         _mm512_storeu_si512(panel + (k + j) * kPanelRows + n, block[j]);
       }
@@ -369,11 +380,21 @@ void multiply_panel(const BFloat16* x, int64_t x_stride, int64_t num_x, const BF
   for (; t + 6 <= num_x; t += 6) {
     panel_rows<6>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
   }
-  for (; t + 2 <= num_x; t += 2) {
-    panel_rows<2>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
-  }
-  if (t < num_x) {
-    panel_rows<1>(x + t * x_stride, x_stride, panel, columns, to.sums + t * to.stride, to);
+  x += t * x_stride;
+  float* sums = to.sums + t * to.stride;
+  switch (num_x - t) {
+    case 5:
+      return panel_rows<5>(x, x_stride, panel, columns, sums, to);
+    case 4:
+      return panel_rows<4>(x, x_stride, panel, columns, sums, to);
+    case 3:
+      return panel_rows<3>(x, x_stride, panel, columns, sums, to);
+    case 2:
+      return panel_rows<2>(x, x_stride, panel, columns, sums, to);
+    case 1:
+      return panel_rows<1>(x, x_stride, panel, columns, sums, to);
+    default:
+      return;
   }
 }
 
@@ -398,7 +419,7 @@ void multiply_fp8_row(const BFloat16*, int64_t, int64_t, const Float8E4M3*, cons
 void interleave_for_fp8(const BFloat16*, int64_t, BFloat16*) {
   check(false, "this processor has no bf16 products");
 }
-void widen_fp8_row(const Float8E4M3*, int64_t, BFloat16*) {
+void pack_panel(const Float8E4M3*, int64_t, int64_t, int64_t, BFloat16*) {
   check(false, "this processor has no bf16 products");
 }
 void pack_panel(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*) {
