@@ -437,6 +437,73 @@ __device__ inline void publish_partials(const Block& block, const AttentionUnit&
   }
 }
 
+/// Attention of one head as a warp adds it up: lane i has dimensions 4i to 4i + 3.
+struct LaneAttention {
+  float sums[4];
+  float maximum, weight_sum;
+
+  __device__ void add(const float4& part, float part_maximum, float part_weights) {
+    const float largest = fmaxf(maximum, part_maximum);
+    const float keep = exp2f(maximum - largest);
+    const float factor = exp2f(part_maximum - largest);
+    maximum = largest;
+    weight_sum = keep * weight_sum + factor * part_weights;
+    sums[0] = keep * sums[0] + factor * part.x;
+    sums[1] = keep * sums[1] + factor * part.y;
+    sums[2] = keep * sums[2] + factor * part.z;
+    sums[3] = keep * sums[3] + factor * part.w;
+  }
+};
+
+/// With many sequences every block would add up all splits of all heads: instead the block of the
+/// first split collects the others' partial results and publishes the head as it is staged, in the
+/// words of its own partial result.
+template <typename W>
+__device__ void publish_attended(const Block& block, const AttentionUnit& unit,
+                                 const AttentionShared& shared, Exchange& exchange) {
+  const DecodeArguments& a = block.a;
+  const int group = a.num_heads / a.num_kv_heads;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (warp >= group) return;
+  const int splits = splits_of(unit.context, block.tail->max_splits);
+  uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + warp, 0);
+  const auto split = [&](int i) { return out + i * (sizeof(Partial) / 4); };
+  uint4 next_sums{};
+  uint2 next_weights{};
+  const auto ask = [&](int i) {
+    if (i >= splits) return;
+    next_sums = peek4(split(i) + lane * 4);
+    next_weights = peek2(split(i) + kDecodeHeadDim);
+  };
+  ask(1);
+  const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
+  const int active = min(tiles, kStreamWarps);
+  LaneAttention state{{0, 0, 0, 0}, -INFINITY, 0};
+#pragma unroll 2
+  for (int i = 0; i < active; ++i) {
+    const Partial& part = shared.partials[warp][i];
+    state.add(reinterpret_cast<const float4*>(part.sums)[lane], part.maximum, part.weight_sum);
+  }
+#pragma unroll 1
+  for (int i = 1; i < splits; ++i) {
+    const uint4 sums = next_sums;
+    const uint2 weights = next_weights;
+    ask(i + 1);
+    const float4 part = collect(split(i) + lane * 4, sums);
+    const uint2 bits = collect(split(i) + kDecodeHeadDim, weights);
+    state.add(part, __uint_as_float(bits.x), __uint_as_float(bits.y));
+  }
+  __syncwarp();
+  const float factor = __fdividef(1.0F, state.weight_sum);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) state.sums[i] *= factor;
+  float scale = 0;
+  const uint2 words = staged_words<W>(state.sums, scale);
+  publish(out + lane * 2, __uint_as_float(words.x), __uint_as_float(words.y));
+  if (lane == 0) publish(out + kDecodeHeadDim, scale, 0.0F);
+}
+
 /// What a block can load of its first unit before the barrier: everything but the new token's
 /// projections.
 template <bool kKvF8>
@@ -476,7 +543,7 @@ __device__ void begin_attention(const Block& block, const DecodeLayer& layer,
   load_tile<kKvF8>(a, layer, unit, tile_begin(unit, 0), start.tile);
 }
 
-template <bool kKvF8>
+template <typename W, bool kKvF8>
 __device__ void attention(const Block& block, const DecodeLayer& layer,
                           AttentionStart<kKvF8>& start, Exchange& exchange) {
   const DecodeArguments& a = block.a;
@@ -506,7 +573,11 @@ __device__ void attention(const Block& block, const DecodeLayer& layer,
     }
     if (tile_begin(unit, 0) < unit.last_token) leave_partial<kKvF8>(state, group, shared);
     __syncthreads();
-    publish_partials(block, unit, shared, exchange);
+    if (block.tail->merges_splits && unit.split == 0) {
+      publish_attended<W>(block, unit, shared, exchange);
+    } else {
+      publish_partials(block, unit, shared, exchange);
+    }
     if (index + static_cast<int>(gridDim.x) < units) __syncthreads();
   }
 }

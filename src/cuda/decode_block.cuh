@@ -36,6 +36,9 @@ constexpr int kTokensPerSplit = 128;
 constexpr long long kBarrierLimit = 4'000'000'000LL;
 constexpr int kPollLimit = 1 << 22;
 
+// From more sequences than this on, the splits of a head are added up once, not by every block.
+constexpr int kMergeRows = 2;
+
 using Bf16 = __nv_bfloat16;
 
 /// Attention of one query head over one split: sums of values, the largest score and the sum of
@@ -98,6 +101,7 @@ struct BlockTail {
   LastPass last_pass;  // of qkv, for the function that attends
   AttentionUnit unit;  // this block's first
   int max_splits;
+  bool merges_splits;  // a sequence's first split adds up the others; else every reader does
   int context[kDecodeRows];
 };
 static_assert(sizeof(BlockTail) <= kTailBytes);
@@ -230,6 +234,12 @@ __device__ inline float4 collect(const uint32_t* from, uint4 words) {
   }
   return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
           __uint_as_float(~words.w)};
+}
+
+__device__ inline uint4 collect_bits(const uint32_t* from, uint4 words) {
+  const float4 bits = collect(from, words);
+  return {__float_as_uint(bits.x), __float_as_uint(bits.y), __float_as_uint(bits.z),
+          __float_as_uint(bits.w)};
 }
 
 __device__ inline uint2 collect(const uint32_t* from, uint2 words) {

@@ -66,8 +66,13 @@ __device__ void stage(const Block& block, const DecodeLayer& layer, int index,
                       DecodeProduct product, int first_column, int count, const Staged& staged) {
   Exchange& exchange = block.workspace->exchanges[index % 2];
   if (product == DecodeProduct::o) {
-    stage_heads<W, kMany, 8>(block, exchange, first_column / kDecodeHeadDim, count / kDecodeHeadDim,
-                             staged);
+    const int first_head = first_column / kDecodeHeadDim;
+    const int heads = count / kDecodeHeadDim;
+    if (kMany && block.tail->merges_splits) {
+      stage_attended<W>(block, exchange, first_head, heads, staged);
+    } else {
+      stage_heads<W, 8>(block, exchange, first_head, heads, staged);
+    }
   } else if (product == DecodeProduct::down) {
     stage_inner<W, kMany>(block, exchange.inner, first_column, count, staged);
   } else {
@@ -182,7 +187,7 @@ __device__ __noinline__ void attend_layer(int index) {
   AttentionStart<kKvF8> start;
   begin_attention<kKvF8>(block, weights.layer, block.tail->unit, start);
   wait(block, index + 1);
-  attention<kKvF8>(block, weights.layer, start, block.workspace->exchanges[index % 2]);
+  attention<W, kKvF8>(block, weights.layer, start, block.workspace->exchanges[index % 2]);
 }
 
 /// What each block works out once.
@@ -197,6 +202,7 @@ __device__ void prepare_block(const Block& block) {
   if (thread == 0) {
     block.tail->max_splits =
         max(1, min(kDecodeMaxSplits, static_cast<int>(gridDim.x) / (a.rows * a.num_kv_heads)));
+    block.tail->merges_splits = a.rows > kMergeRows;
   }
   __syncthreads();
   if (thread == 0) block.tail->unit = attention_unit(block, blockIdx.x);

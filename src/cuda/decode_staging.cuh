@@ -61,7 +61,7 @@ struct Product {
   }
 };
 
-/// Copies the published bf16 rows of the MLP into shared memory.
+/// Copies the published bf16 rows of the MLP into shared memory, 256 columns of a row at a time.
 template <typename W, bool kMany>
 __device__ void stage_inner(const Block& block, const uint32_t* inner, int first, int count,
                             const Staged& staged) {
@@ -69,32 +69,30 @@ __device__ void stage_inner(const Block& block, const uint32_t* inner, int first
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int blocks = (count + kBlockColumns - 1) / kBlockColumns;
-  const Divisor per_row = Divisor::of(blocks);
-  const int total = a.rows * blocks;
-  constexpr int kAtOnce = kMany ? 12 : 6;
+  const Divisor per_row = Divisor::of((blocks + 1) / 2);
+  const int total = a.rows * per_row.d;
+  constexpr int kAtOnce = kMany ? 8 : 3;
 #pragma unroll 1
   for (int base = warp; base < total; base += kAtOnce * kStreamWarps) {
-    uint2 words[kAtOnce] = {};
+    uint4 words[kAtOnce] = {};
     int from[kAtOnce];  // negative: beyond the row's end
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int item = base + i * kStreamWarps;
       const int row = per_row.divide(item);
-      const int column = (item - row * blocks) * kBlockColumns + lane * 4;
+      const int column = (item - row * per_row.d) * 2 * kBlockColumns + lane * 8;
       from[i] =
           item < total && column < count ? (row * a.intermediate_size + first + column) / 2 : -1;
-      if (from[i] >= 0) words[i] = peek2(inner + from[i]);
+      if (from[i] >= 0) words[i] = peek4(inner + from[i]);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int item = base + i * kStreamWarps;
       if (item >= total) break;
       const int row = per_row.divide(item);
-      const uint2 pairs = from[i] >= 0 ? collect(inner + from[i], words[i]) : uint2{0, 0};
-      const float four[4] = {__uint_as_float(pairs.x << 16), __uint_as_float(pairs.x & 0xFFFF0000U),
-                             __uint_as_float(pairs.y << 16),
-                             __uint_as_float(pairs.y & 0xFFFF0000U)};
-      put_staged<W>(staged, row, item - row * blocks, four);
+      const uint4 eight = from[i] >= 0 ? collect_bits(inner + from[i], words[i]) : uint4{};
+      __syncwarp();
+      put_staged_bf16<W>(staged, row, (item - row * per_row.d) * 2, blocks, eight);
     }
   }
 }
@@ -221,39 +219,75 @@ struct HeadParts {
 };
 
 /// The splits of every head added up in order, staged as the output projection's activations. A
-/// warp takes a head or two at once.
-template <typename W, bool kTwo, int kAtOnce>
+/// warp takes a head at a time.
+template <typename W, int kAtOnce>
 __device__ void stage_heads(const Block& block, Exchange& exchange, int first_head, int heads,
                             const Staged& staged) {
   const DecodeArguments& a = block.a;
   const Divisor per_row = Divisor::of(heads);
   const int total = a.rows * heads;
 #pragma unroll 1
-  for (int base = static_cast<int>(threadIdx.x) / 32; base < total;
-       base += (kTwo ? 2 : 1) * kStreamWarps) {
-    const auto parts_of = [&](int i) {
-      const int item = min(base + i * kStreamWarps, total - 1);
+  for (int item = static_cast<int>(threadIdx.x) / 32; item < total; item += kStreamWarps) {
+    const int row = per_row.divide(item);
+    HeadParts<kAtOnce> parts(partial_of(block, exchange, row, first_head + item - row * heads, 0),
+                             splits_of(block.tail->context[row], block.tail->max_splits));
+    float sum[4] = {0, 0, 0, 0};
+    parts.add_up(sum);
+    put_staged<W>(staged, row, item - row * heads, sum);
+  }
+}
+
+/// Copies heads that publish_attended() has added up into shared memory: 16 bytes a thread.
+template <typename W>
+__device__ void stage_attended(const Block& block, Exchange& exchange, int first_head, int heads,
+                               const Staged& staged) {
+  constexpr int kVectors = kDecodeHeadDim / 8;  // of a head
+  constexpr int kAtOnce = 8;
+  const DecodeArguments& a = block.a;
+  const Divisor per_row = Divisor::of(heads);
+  const int total = a.rows * heads;
+  const int vector = static_cast<int>(threadIdx.x) % kVectors;
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto words_of = [&](int row, int head) {
+    return partial_of(block, exchange, row, first_head + head, 0);
+  };
+#pragma unroll 1
+  for (int base = thread / kVectors; base < total;
+       base += kAtOnce * (kStreamThreads / kVectors)) {
+    uint4 words[kAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = base + i * (kStreamThreads / kVectors);
       const int row = per_row.divide(item);
-      return HeadParts<kAtOnce>(
-          partial_of(block, exchange, row, first_head + item - row * heads, 0),
-          splits_of(block.tail->context[row], block.tail->max_splits));
-    };
-    const auto put = [&](HeadParts<kAtOnce>& parts, int i) {
-      const int item = base + i * kStreamWarps;
-      if (item >= total) return;
-      const int row = per_row.divide(item);
-      float sum[4] = {0, 0, 0, 0};
-      parts.add_up(sum);
-      put_staged<W>(staged, row, item - row * heads, sum);
-    };
-    HeadParts<kAtOnce> parts = parts_of(0);
-    if constexpr (kTwo) {
-      HeadParts<kAtOnce> others = parts_of(1);
-      put(parts, 0);
-      put(others, 1);
-    } else {
-      put(parts, 0);
+      if (item < total && block.tail->context[row] > 0) {
+        words[i] = peek4(words_of(row, item - row * heads) + vector * 4);
+      }
     }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = base + i * (kStreamThreads / kVectors);
+      if (item >= total) break;
+      const int row = per_row.divide(item);
+      const int head = item - row * heads;
+      uint4 eight{};
+      if (block.tail->context[row] > 0) {
+        eight = collect_bits(words_of(row, head) + vector * 4, words[i]);
+      }
+      *reinterpret_cast<uint4*>(staged.values + row * staged.stride + head * kDecodeHeadDim +
+                                vector * 8) = eight;
+    }
+  }
+  if (sizeof(W) != 1) return;
+#pragma unroll 1
+  for (int item = thread; item < total; item += kStreamThreads) {
+    const int row = per_row.divide(item);
+    const int head = item - row * heads;
+    uint32_t bits = 0;
+    if (block.tail->context[row] > 0) {
+      const uint32_t* from = words_of(row, head) + kDecodeHeadDim;
+      bits = collect(from, peek2(from)).x;
+    }
+    staged.scales[head * kStreamRows + row] = __uint_as_float(bits);
   }
 }
 

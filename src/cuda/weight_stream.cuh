@@ -132,31 +132,79 @@ __host__ __device__ inline int staged_stride(int64_t columns) {
   return blocks * kBlockColumns + (sizeof(W) == 1 ? 8 : 32);
 }
 
+/// Beside FP8 weights: the power of two that brings a group of columns into the range of f16, from
+/// the largest of their magnitudes, by the whole warp.
+struct StagedScale {
+  float factor;  // of the activations
+  float scale;   // what the products are multiplied with
+};
+
+/// The bits of positive numbers are in the order of the numbers. The group's largest becomes 2^14
+/// to 2^15; what the exponents of floats do not reach stays below that.
+__device__ inline StagedScale staged_scale(float largest) {
+  const uint32_t bits = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest));
+  const uint32_t exponent = max(bits >> 23, 15U);
+  return {__uint_as_float((268U - exponent) << 23),
+          __uint_as_float((exponent - 14U) << 23) * kE4m3Factor};
+}
+
+__device__ inline uint32_t f16_pair(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+/// 128 columns by a whole warp, lane i columns 4i to 4i + 3, as they are staged; `scale` is only
+/// written beside FP8 weights.
+template <typename W>
+__device__ inline uint2 staged_words(const float (&x)[4], float& scale) {
+  if constexpr (sizeof(W) == 1) {
+    const StagedScale s =
+        staged_scale(fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3]))));
+    scale = s.scale;
+    return {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor)};
+  } else {
+    return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3])};
+  }
+}
+
 /// A warp writes 128 columns of a row together, lane i columns 4i to 4i + 3 of block `block`.
 template <typename W>
 __device__ inline void put_staged(const Staged& staged, int row, int block, const float (&x)[4]) {
   const int lane = threadIdx.x % 32;
-  uint2 words;
-  if constexpr (sizeof(W) == 1) {
-    const float largest = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
-    // The bits of positive numbers are in the order of the numbers. The block's largest becomes
-    // 2^14 to 2^15; what the exponents of floats do not reach stays below that.
-    const uint32_t bits = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest));
-    const uint32_t exponent = max(bits >> 23, 15U);
-    const float factor = __uint_as_float((268U - exponent) << 23);
-    const __half2 first = __floats2half2_rn(x[0] * factor, x[1] * factor);
-    const __half2 second = __floats2half2_rn(x[2] * factor, x[3] * factor);
-    words = {*reinterpret_cast<const uint32_t*>(&first),
-             *reinterpret_cast<const uint32_t*>(&second)};
-    if (lane == 0) {
-      staged.scales[block * kStreamRows + row] =
-          __uint_as_float((exponent - 14U) << 23) * kE4m3Factor;
-    }
-  } else {
-    words = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3])};
-  }
+  float scale = 0;
+  const uint2 words = staged_words<W>(x, scale);
+  if (sizeof(W) == 1 && lane == 0) staged.scales[block * kStreamRows + row] = scale;
   *reinterpret_cast<uint2*>(staged.values + row * staged.stride + block * kBlockColumns +
                             lane * 4) = words;
+}
+
+/// A warp writes 256 columns of a row together, lane i the eight bf16 numbers from column 8i of
+/// block `block` on; the second block may be beyond the row's `blocks`.
+template <typename W>
+__device__ inline void put_staged_bf16(const Staged& staged, int row, int block, int blocks,
+                                       uint4 eight) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(W) == 1) {
+    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+    float x[8];
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = __uint_as_float(pairs[i] << 16);
+      x[2 * i + 1] = __uint_as_float(pairs[i] & 0xFFFF0000U);
+      largest = fmaxf(largest, fmaxf(fabsf(x[2 * i]), fabsf(x[2 * i + 1])));
+    }
+    const StagedScale s = staged_scale(largest);
+    if (lane % 16 == 0 && block + lane / 16 < blocks) {
+      staged.scales[(block + lane / 16) * kStreamRows + row] = s.scale;
+    }
+    eight = {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor),
+             f16_pair(x[4] * s.factor, x[5] * s.factor),
+             f16_pair(x[6] * s.factor, x[7] * s.factor)};
+  }
+  if (block + lane / 16 >= blocks) return;
+  *reinterpret_cast<uint4*>(staged.values + row * staged.stride + block * kBlockColumns +
+                            lane * 8) = eight;
 }
 
 /// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
