@@ -1,6 +1,6 @@
 // The fused decoder and the streamed product on their own: checked against plain loops in double on
 // small odd shapes, then timed at the shapes of Qwen3-VL-2B and 4B with random weights.
-//   decode_benchmark [repeats]
+//   decode_benchmark [repeats] [check | time | brief]   (all unless one is named)
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -478,24 +478,8 @@ __global__ void read_all(const uint4* data, size_t count, uint32_t* sink) {
   if (sum == 0x12345678U) *sink = sum;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const int repeats = argc > 1 ? std::atoi(argv[1]) : 30;
-  cudaDeviceProp properties{};
-  require(cudaGetDeviceProperties(&properties, 0), "no device");
-  const int sms = properties.multiProcessorCount;
-  require(prepare_gemv(), "prepare_gemv");
-  require(prepare_decode(), "prepare_decode");
-  std::printf("%s, %d multiprocessors\n", properties.name, sms);
-
-  bool good = true;
-  const auto expect = [&](const std::string& what, double error, double limit) {
-    const bool ok = error >= 0 && error <= limit;
-    good = good && ok;
-    std::printf("%s %-60s %.2e (limit %.0e)\n", ok ? "ok  " : "FAIL", what.c_str(), error, limit);
-    std::fflush(stdout);
-  };
+template <typename Expect>
+void check_all(const Expect& expect, int sms) {
   for (const bool f8 : {false, true}) {
     for (const auto& [rows, outputs, columns] :
          {std::array{1, 16, 128}, std::array{3, 100, 384}, std::array{8, 1000, 2048},
@@ -538,6 +522,30 @@ int main(int argc, char** argv) {
 
   expect("decode fp8/bf16 rows of 4B", check_decode(tall, 2, {100, 1023}, true, false, true, sms),
          4e-3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int repeats = argc > 1 ? std::atoi(argv[1]) : 30;
+  const std::string part = argc > 2 ? argv[2] : "";
+  cudaDeviceProp properties{};
+  require(cudaGetDeviceProperties(&properties, 0), "no device");
+  const int sms = properties.multiProcessorCount;
+  require(prepare_gemv(), "prepare_gemv");
+  require(prepare_decode(), "prepare_decode");
+  std::printf("%s, %d multiprocessors\n", properties.name, sms);
+
+  bool good = true;
+  const auto expect = [&](const std::string& what, double error, double limit) {
+    const bool ok = error >= 0 && error <= limit;
+    good = good && ok;
+    std::printf("%s %-60s %.2e (limit %.0e)\n", ok ? "ok  " : "FAIL", what.c_str(), error, limit);
+    std::fflush(stdout);
+  };
+  if (part.empty() || part == "check") check_all(expect, sms);
+  std::printf(good ? "all correct\n" : "SOME CHECKS FAILED\n");
+  if (part == "check") return good ? 0 : 1;
 
   const size_t bytes = size_t{4} << 30;
   void* data = random_weight(bytes / 2, false);
@@ -549,6 +557,13 @@ int main(int argc, char** argv) {
   cudaFree(data);
   const Shape two{2048, 6144, 16, 8, 28};
   const Shape four{2560, 9728, 32, 8, 36};
+  if (part == "brief") {
+    for (const int rows : {1, 8}) {
+      time_decode("2B", two, 151936, true, false, rows, 846, repeats, sms, bandwidth);
+      time_decode("4B", four, 151936, true, false, rows, 846, repeats, sms, bandwidth);
+    }
+    return good ? 0 : 1;
+  }
   for (const int rows : {1, 4, 8}) {
     time_decode("2B", two, 151936, true, false, rows, 846, repeats, sms, bandwidth);
   }
@@ -558,6 +573,5 @@ int main(int argc, char** argv) {
   for (const int rows : {1, 8}) {
     time_decode("4B", four, 151936, true, false, rows, 846, repeats, sms, bandwidth);
   }
-  std::printf(good ? "all correct\n" : "SOME CHECKS FAILED\n");
   return good ? 0 : 1;
 }

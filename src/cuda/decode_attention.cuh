@@ -139,7 +139,8 @@ struct AttentionShared {
   float padding[2];
   Partial partials[kMaxGroup][kStreamWarps];
 };
-static_assert(sizeof(AttentionShared) <= kStagedBytes);
+static_assert(sizeof(AttentionShared) <= Layout<false>::kStagedBytes);
+static_assert(sizeof(AttentionShared) <= Layout<true>::kStagedBytes);
 
 /// 16 tokens' keys and values as stored, as one warp holds them: lane (g, t) = (lane / 4, lane % 4)
 /// has pieces t of the keys of tokens g and g + 8, and pieces g of the values of tokens 2t, 2t + 1,
@@ -543,7 +544,7 @@ __device__ void begin_attention(const Block& block, const DecodeLayer& layer,
   load_tile<kKvF8>(a, layer, unit, tile_begin(unit, 0), start.tile);
 }
 
-template <typename W, bool kKvF8>
+template <typename W, bool kKvF8, bool kMany>
 __device__ void attention(const Block& block, const DecodeLayer& layer,
                           AttentionStart<kKvF8>& start, Exchange& exchange) {
   const DecodeArguments& a = block.a;
@@ -573,7 +574,7 @@ __device__ void attention(const Block& block, const DecodeLayer& layer,
     }
     if (tile_begin(unit, 0) < unit.last_token) leave_partial<kKvF8>(state, group, shared);
     __syncthreads();
-    if (block.tail->merges_splits && unit.split == 0) {
+    if (kMany && unit.split == 0) {
       publish_attended<W>(block, unit, shared, exchange);
     } else {
       publish_partials(block, unit, shared, exchange);

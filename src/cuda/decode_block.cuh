@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/decode_layers.h"
-#include "cuda/weight_stream.cuh"
+#include "cuda/weight_ring.cuh"
 
 namespace glimpse::cuda::fused {
 
@@ -11,8 +11,11 @@ namespace glimpse::cuda::fused {
 // of it, and with all registers there are no spills.
 constexpr int kStreamThreads = 256;
 constexpr int kStreamWarps = kStreamThreads / 32;
+// Units ahead: in registers with many sequences, whose activations need the shared memory; in a
+// ring in shared memory with few.
 constexpr int kStages = 4;
-using Scratch = StreamScratch<kStreamWarps>;
+constexpr int kRingDepth = 4;
+constexpr int kFewRows = 2;
 
 constexpr int kPageTokens = 32;
 constexpr int kHalf = kDecodeHeadDim / 2;
@@ -22,11 +25,23 @@ constexpr int kMaxIntermediate = 32768;
 constexpr int kMaxBlocks = 256;
 // 99 KiB per block on every card.
 constexpr int kSharedBytes = 98 * 1024;
-constexpr int kResidualFloats = 2048;  // a block's share of the residual stream, all rows
-constexpr int kMaxChunkBlocks = 96;    // of 128 columns, staged at once
+constexpr int kMaxChunkBlocks = 96;  // of 128 columns, staged at once
 constexpr int kTailBytes = 3 * 1024;
-constexpr int kStagedBytes = kSharedBytes - static_cast<int>(sizeof(Scratch)) -
-                             kResidualFloats * 4 - kMaxChunkBlocks * kStreamRows * 4 - kTailBytes;
+
+/// A block's shared memory: the ring, sums, staged activations and their scales, the block's share
+/// of the residual stream of all rows, and the tail. With many sequences there is no ring.
+template <bool kMany>
+struct Layout {
+  static constexpr int kRows = kMany ? kStreamRows : kFewRows;
+  using Scratch = StreamScratch<kStreamWarps, kRows>;
+  static constexpr int kRingBytes =
+      kMany ? 0 : kStreamWarps * kRingDepth * static_cast<int>(sizeof(RingUnit));
+  static constexpr int kScratchBytes = static_cast<int>(sizeof(Scratch));
+  static constexpr int kScaleBytes = kMaxChunkBlocks * kStreamRows * 4;
+  static constexpr int kResidualFloats = kMany ? 2048 : 768;
+  static constexpr int kStagedBytes =
+      kSharedBytes - kRingBytes - kScratchBytes - kScaleBytes - kResidualFloats * 4 - kTailBytes;
+};
 // Keys of one tile of the attention, by one warp; and of a whole block.
 constexpr int kTileTokens = 16;
 constexpr int kTokensPerRound = kTileTokens * kStreamWarps;
@@ -35,9 +50,6 @@ constexpr int kTokensPerSplit = 128;
 // About two seconds: a block that waits longer means that the grid is not whole.
 constexpr long long kBarrierLimit = 4'000'000'000LL;
 constexpr int kPollLimit = 1 << 22;
-
-// From more sequences than this on, the splits of a head are added up once, not by every block.
-constexpr int kMergeRows = 2;
 
 using Bf16 = __nv_bfloat16;
 
@@ -101,7 +113,6 @@ struct BlockTail {
   LastPass last_pass;  // of qkv, for the function that attends
   AttentionUnit unit;  // this block's first
   int max_splits;
-  bool merges_splits;  // a sequence's first split adds up the others; else every reader does
   int context[kDecodeRows];
 };
 static_assert(sizeof(BlockTail) <= kTailBytes);
@@ -110,8 +121,9 @@ static_assert(sizeof(BlockTail) <= kTailBytes);
 struct Block {
   const DecodeArguments& a;
   Workspace* workspace;
-  Scratch* scratch;
-  uint16_t* staged;      // kStagedBytes
+  RingUnit* ring;        // with few sequences: [kStreamWarps, kRingDepth]
+  void* sums;            // Layout::Scratch
+  uint16_t* staged;      // Layout::kStagedBytes
   float* staged_scales;  // [kMaxChunkBlocks, kStreamRows]
   float* residual;       // [rows, this block's hidden columns]
   BlockTail* tail;
@@ -128,16 +140,20 @@ __device__ inline BlockTail& tail_of_block() {
   return *reinterpret_cast<BlockTail*>(shared_memory() + kSharedBytes - kTailBytes);
 }
 
+template <bool kMany>
 __device__ inline Block this_block() {
-  uint8_t* const staged = shared_memory() + sizeof(Scratch);
-  auto* const scales = reinterpret_cast<float*>(staged + kStagedBytes);
+  using L = Layout<kMany>;
+  uint8_t* const sums = shared_memory() + L::kRingBytes;
+  uint8_t* const staged = sums + L::kScratchBytes;
+  uint8_t* const scales = staged + L::kStagedBytes;
   BlockTail& tail = tail_of_block();
   return {tail.arguments,
           static_cast<Workspace*>(tail.arguments.workspace),
-          reinterpret_cast<Scratch*>(shared_memory()),
+          reinterpret_cast<RingUnit*>(shared_memory()),
+          sums,
           reinterpret_cast<uint16_t*>(staged),
-          scales,
-          scales + kMaxChunkBlocks * kStreamRows,
+          reinterpret_cast<float*>(scales),
+          reinterpret_cast<float*>(scales + L::kScaleBytes),
           &tail};
 }
 

@@ -3,8 +3,9 @@
 //   norm + qkv | q/k norm, rotary, KV store, attention | o_proj + residual | norm + gate, up, SiLU
 //   | down_proj + residual
 //
-// Each product streams its matrix once (weight_stream.cuh); as soon as a warp has used its last
-// weights it starts the next product's, so the memory stays busy while blocks wait for each other.
+// Each product streams its matrix once (weight_stream.cuh). With few sequences a ring in shared
+// memory (weight_ring.cuh) runs ahead through all products; with many, a warp that has used its
+// last weights starts the next product's: the memory stays busy while blocks wait for each other.
 // After qkv the blocks meet at a grid barrier. All other results travel as words that say
 // themselves whether they are there (decode_block.cuh): the reader of a phase polls
 // the very words it needs, which costs one trip through L2 instead of a fence, a counter and a
@@ -68,7 +69,7 @@ __device__ void stage(const Block& block, const DecodeLayer& layer, int index,
   if (product == DecodeProduct::o) {
     const int first_head = first_column / kDecodeHeadDim;
     const int heads = count / kDecodeHeadDim;
-    if (kMany && block.tail->merges_splits) {
+    if constexpr (kMany) {
       stage_attended<W>(block, exchange, first_head, heads, staged);
     } else {
       stage_heads<W, 8>(block, exchange, first_head, heads, staged);
@@ -119,11 +120,16 @@ __device__ inline void store_sums(const Block& block, int index, DecodeProduct p
   }
 }
 
-template <typename W>
+template <bool kMany>
+__device__ inline auto* sums_of(const Block& block) {
+  return static_cast<typename Layout<kMany>::Scratch*>(block.sums)->slots;
+}
+
+template <bool kMany, typename W>
 __device__ void add_up_pass(const Block& block, const Product<W>& weights, int index,
                             const LastPass& pass, bool is_complete) {
   add_up(*pass.plan, weights.shape.rows, weights.is_paired(), pass.first_tile, block.a.rows,
-         block.scratch->slots, [&](int output, int row, float2 lower, float2 upper) {
+         sums_of<kMany>(block), [&](int output, int row, float2 lower, float2 upper) {
            store_sums(block, index, weights.product, is_complete, output, row, lower, upper);
          });
   __syncwarp();
@@ -131,9 +137,9 @@ __device__ void add_up_pass(const Block& block, const Product<W>& weights, int i
 
 /// Stages the activations of a product and multiplies them; what is left to do is add_up_pass() of
 /// the last pass, usually the only one.
-template <bool kMany, typename W>
-__device__ LastPass multiply_product(const Block& block, WeightStream<W, kStages>& stream,
-                                     const Product<W>& weights, int index) {
+template <bool kMany, typename W, typename Stream>
+__device__ LastPass multiply_product(const Block& block, Stream& stream, const Product<W>& weights,
+                                     int index) {
   const ProductShape& shape = weights.shape;
   LastPass pass{&shape.pass, 0};
   if (shape.rows.tiles == 0) return pass;
@@ -151,7 +157,11 @@ __device__ LastPass multiply_product(const Block& block, WeightStream<W, kStages
     }
     int first_tile = pass.first_tile;
     const auto locate = [&](int tile) { return weights.locate(first_tile + tile, first_column); };
-    stream.multiply(*pass.plan, staged, block.a.rows, block.scratch->slots, locate);
+    if constexpr (kMany) {
+      stream.multiply(*pass.plan, staged, block.a.rows, sums_of<kMany>(block), locate);
+    } else {
+      stream.multiply(*pass.plan, staged, block.a.rows, sums_of<kMany>(block));
+    }
     const bool is_last_chunk = first_column + count >= shape.columns;
     first_tile += kTilesPerPass;
     if (first_tile >= shape.rows.tiles) {
@@ -161,7 +171,7 @@ __device__ LastPass multiply_product(const Block& block, WeightStream<W, kStages
       is_staged = false;
     }
     __syncthreads();
-    add_up_pass(block, weights, index, pass, is_last_chunk);
+    add_up_pass<kMany>(block, weights, index, pass, is_last_chunk);
     __syncthreads();
     if (threadIdx.x == 0) {
       const int next = min(shape.chunk_columns, shape.columns - first_column);
@@ -170,39 +180,43 @@ __device__ LastPass multiply_product(const Block& block, WeightStream<W, kStages
     }
     __syncthreads();
     pass = {&block.tail->pass, first_tile};
-    stream.begin(*pass.plan, locate);
+    if constexpr (kMany) stream.begin(*pass.plan, locate);
   }
 }
 
-/// From a finished qkv product to published attention. A function of its own, not inlined: its
-/// tiles and the stream's weights, which are not alive together, would crowd each other out of the
-/// registers.
-template <typename W, bool kKvF8>
-__device__ __noinline__ void attend_layer(int index) {
-  const Block block = this_block();
+/// From a finished qkv product to published attention.
+template <typename W, bool kKvF8, bool kMany>
+__device__ __forceinline__ void attend_layer(int index) {
+  const Block block = this_block<kMany>();
   const Product<W> weights(block, block.tail->layers[index % 2], DecodeProduct::qkv);
   __syncthreads();
-  add_up_pass(block, weights, index, block.tail->last_pass, true);
+  add_up_pass<kMany>(block, weights, index, block.tail->last_pass, true);
   arrive(block);
   AttentionStart<kKvF8> start;
   begin_attention<kKvF8>(block, weights.layer, block.tail->unit, start);
   wait(block, index + 1);
-  attention<W, kKvF8>(block, weights.layer, start, block.workspace->exchanges[index % 2]);
+  attention<W, kKvF8, kMany>(block, weights.layer, start, block.workspace->exchanges[index % 2]);
+}
+
+/// Not inlined: the attention's tiles and the stream's weights, where those are in registers, would
+/// crowd each other out, although they are not alive together.
+template <typename W, bool kKvF8>
+__device__ __noinline__ void call_attend_layer(int index) {
+  attend_layer<W, kKvF8, true>(index);
 }
 
 /// What each block works out once.
-template <typename W>
+template <typename W, bool kMany>
 __device__ void prepare_block(const Block& block) {
   const DecodeArguments& a = block.a;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < a.rows) block.tail->context[thread] = a.context_length[thread];
   if (thread < kDecodeProducts) {
-    block.tail->shapes[thread] = product_shape<W>(a, static_cast<DecodeProduct>(thread));
+    block.tail->shapes[thread] = product_shape<W, kMany>(a, static_cast<DecodeProduct>(thread));
   }
   if (thread == 0) {
     block.tail->max_splits =
         max(1, min(kDecodeMaxSplits, static_cast<int>(gridDim.x) / (a.rows * a.num_kv_heads)));
-    block.tail->merges_splits = a.rows > kMergeRows;
   }
   __syncthreads();
   if (thread == 0) block.tail->unit = attention_unit(block, blockIdx.x);
@@ -219,18 +233,27 @@ __device__ void prepare_block(const Block& block) {
 }
 
 // All products of all layers run through one copy of the code: fetching instructions costs as much
-// as running them here. `kMany` asks for more rows' activations at once, which pays from some rows
-// on; for one row the shorter code is 6 % quicker.
+// as running them here. `kMany` asks for more rows' activations at once and keeps the weights ahead
+// in registers, which pays from some rows on; few are quicker with the shorter code and the ring.
+//
+// spill: 8 bytes on sm_86 with BF16 weights, BF16 KV and few rows
 template <typename W, bool kKvF8, bool kMany>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     decode_all_layers(const __grid_constant__ DecodeArguments a,
                       const __grid_constant__ DecodeLayers layers) {
   if (threadIdx.x == 0) tail_of_block().arguments = a;
   __syncthreads();
-  const Block block = this_block();
+  const Block block = this_block<kMany>();
   fetch_layer(*block.tail, layers, 0);
-  prepare_block<W>(block);
-  WeightStream<W, kStages> stream;
+  prepare_block<W, kMany>(block);
+  auto stream = [&] {
+    if constexpr (kMany) {
+      return WeightStream<W, kStages>();
+    } else {
+      return WeightRing<W, kRingDepth, StepCursor<W>>(block.ring + threadIdx.x / 32 * kRingDepth,
+                                                      StepCursor<W>(layers, *block.tail));
+    }
+  }();
   const int steps = a.num_layers * kDecodeProducts;
   // One step earlier there is nothing to multiply: this way everything stands here once.
 #pragma unroll 1
@@ -246,15 +269,21 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     }
     if (attends) {
       if (threadIdx.x == 0) block.tail->last_pass = pass;
-      attend_layer<W, kKvF8>(index);
+      if constexpr (kMany) {
+        call_attend_layer<W, kKvF8>(index);
+      } else {
+        attend_layer<W, kKvF8, kMany>(index);
+      }
     }
     __syncthreads();  // sums wait in the slots, or the attention's shared memory changes hands
-    if (!attends && step >= 0) add_up_pass(block, weights, index, pass, true);
+    if (!attends && step >= 0) add_up_pass<kMany>(block, weights, index, pass, true);
     if (step + 1 == steps) break;
     const int next_index = (step + 1) / kDecodeProducts;
     const Product<W> next(block, block.tail->layers[next_index % 2],
                           static_cast<DecodeProduct>((step + 1) % kDecodeProducts));
-    stream.begin(next.shape.pass, [&](int tile) { return next.locate(tile, 0); });
+    if constexpr (kMany) {
+      stream.begin(next.shape.pass, [&](int tile) { return next.locate(tile, 0); });
+    }
     if (attends && index > 0) take_back_all(block, block.workspace->exchanges[(index + 1) % 2]);
   }
   // The last block to leave makes the workspace ready for the next step.
@@ -284,8 +313,8 @@ Kernel kernel_of(bool weight_is_f8, bool kv_is_f8) {
 }
 
 Kernel kernel_of(const DecodeArguments& a) {
-  return a.rows > 2 ? kernel_of<true>(a.weight_is_f8, a.kv_is_f8)
-                    : kernel_of<false>(a.weight_is_f8, a.kv_is_f8);
+  return a.rows > kFewRows ? kernel_of<true>(a.weight_is_f8, a.kv_is_f8)
+                           : kernel_of<false>(a.weight_is_f8, a.kv_is_f8);
 }
 
 /// More blocks than the exchange has room for stay idle.
@@ -308,9 +337,11 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
   // A norm's row is staged whole; a block keeps its part of the residual stream.
   const int blocks = decode_blocks(num_multiprocessors);
   const int hidden_of_block = 2 * ((a.hidden_size / 2 + blocks - 1) / blocks);
-  return (a.hidden_size + 32 + kBlockColumns) * 2 * a.rows <= kStagedBytes &&
-         a.hidden_size <= kMaxChunkBlocks * kBlockColumns &&
-         a.rows * hidden_of_block <= kResidualFloats;
+  const bool many = a.rows > kFewRows;
+  const int staged = many ? Layout<true>::kStagedBytes : Layout<false>::kStagedBytes;
+  const int residual = many ? Layout<true>::kResidualFloats : Layout<false>::kResidualFloats;
+  return (a.hidden_size + 32 + kBlockColumns) * 2 * a.rows <= staged &&
+         a.hidden_size <= kMaxChunkBlocks * kBlockColumns && a.rows * hidden_of_block <= residual;
 }
 
 int64_t decode_workspace_bytes() {

@@ -6,7 +6,7 @@
 
 namespace glimpse::cuda::fused {
 
-template <typename W>
+template <typename W, bool kMany>
 __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct product) {
   ProductShape shape;
   const int attended = a.num_heads * kDecodeHeadDim;
@@ -18,7 +18,8 @@ __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct pr
                   : product == DecodeProduct::down ? a.intermediate_size
                                                    : a.hidden_size;
   shape.rows = TileRows::deal(shape.outputs, paired);
-  const int fit = min((kStagedBytes / (a.rows * 2) - 32) / kBlockColumns, kMaxChunkBlocks);
+  const int fit =
+      min((Layout<kMany>::kStagedBytes / (a.rows * 2) - 32) / kBlockColumns, kMaxChunkBlocks);
   const int blocks = (shape.columns + kBlockColumns - 1) / kBlockColumns;
   const int chunks = (blocks + fit - 1) / fit;
   shape.chunk_columns = (blocks + chunks - 1) / chunks * kBlockColumns;
@@ -27,6 +28,117 @@ __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct pr
                               kStreamWarps);
   return shape;
 }
+
+/// This lane's rows of a tile of a layer's product, from `first_column` on.
+template <typename W>
+__device__ inline LaneRows rows_of(const DecodeLayer& layer, const ProductShape& shape,
+                                   DecodeProduct product, int tile, int first_column) {
+  const bool paired = product == DecodeProduct::gate_up;
+  const auto* lower = static_cast<const uint8_t*>(layer.weights[static_cast<int>(product)]);
+  const auto* upper = paired ? static_cast<const uint8_t*>(layer.up) : lower;
+  const float* scales = layer.scales[static_cast<int>(product)];
+  const int offset = first_column * static_cast<int>(sizeof(W));
+  LaneRows at =
+      lane_rows<W>(shape.rows, paired, tile, lower + offset, upper + offset, scales,
+                   paired ? layer.up_scales : scales, shape.columns * static_cast<int>(sizeof(W)),
+                   (shape.columns + kBlockColumns - 1) / kBlockColumns);
+  at.lower_scale += first_column / kBlockColumns;
+  at.upper_scale += first_column / kBlockColumns;
+  return at;
+}
+
+/// The units that a warp multiplies in a step, in their order: those of each pass over each chunk
+/// of columns of each product of each layer.
+template <typename W>
+struct StepCursor {
+  const DecodeLayers& layers;
+  const ProductShape* shapes;  // in shared memory
+  int steps;
+  LanePieces at;
+  int step = -1;  // layer and product
+  int first_tile = 0, first_column = 0;
+  int tile = 0, unit = 0, units = 0;  // of the next unit: its tile, its place, units per tile
+  int left = 0;                       // units of this pass
+
+  __device__ StepCursor(const DecodeLayers& all, const BlockTail& tail)
+      : layers(all), shapes(tail.shapes), steps(tail.arguments.num_layers * kDecodeProducts) {
+    next_product();
+  }
+  __device__ bool is_done() const { return step >= steps; }
+  __device__ void advance() {
+    --left;
+    ++unit;
+    if (left == 0) {
+      next_pass();
+    } else if (unit == units) {
+      unit = 0;
+      ++tile;
+      seek();
+    } else {
+      at.lower += kUnitBytes;
+      at.upper += kUnitBytes;
+      ++at.scale;
+    }
+  }
+
+ private:
+  __device__ const ProductShape& shape() const { return shapes[step % kDecodeProducts]; }
+
+  __device__ void next_product() {
+    for (;;) {
+      ++step;
+      if (is_done()) return;
+      first_tile = 0;
+      first_column = 0;
+      if (shape().rows.tiles == 0) continue;
+      if (begin(shape().pass)) return;
+      next_pass_of_product();
+      if (left > 0) return;
+    }
+  }
+
+  /// The next pass in which this warp has units; none is left where the product has no such pass.
+  __device__ void next_pass_of_product() {
+    for (;;) {
+      const ProductShape& of = shape();
+      first_tile += kTilesPerPass;
+      if (first_tile >= of.rows.tiles) {
+        first_tile = 0;
+        first_column += of.chunk_columns;
+        if (first_column >= of.columns) return;
+      }
+      const int columns = min(of.chunk_columns, of.columns - first_column);
+      if (begin(PassPlan::make(of.rows.tiles - first_tile, columns * static_cast<int>(sizeof(W)),
+                               kStreamWarps))) {
+        return;
+      }
+    }
+  }
+
+  __device__ void next_pass() {
+    next_pass_of_product();
+    if (left == 0) next_product();
+  }
+
+  __device__ bool begin(const PassPlan& plan) {
+    left = plan.count();
+    if (left == 0) return false;
+    units = plan.units.d;
+    tile = plan.units.divide(plan.first());
+    unit = plan.first() - tile * units;
+    seek();
+    return true;
+  }
+
+  __device__ void seek() {
+    const LaneRows rows = rows_of<W>(layers.layers[step / kDecodeProducts], shape(),
+                                     static_cast<DecodeProduct>(step % kDecodeProducts),
+                                     first_tile + tile, first_column);
+    at.lower = rows.lower + unit * kUnitBytes;
+    at.upper = rows.upper + unit * kUnitBytes;
+    at.scale = (threadIdx.x % 2 == 0 ? rows.lower_scale : rows.upper_scale) + unit;
+  }
+};
 
 /// One product of one layer: only references into shared memory, to keep registers free for
 /// weights.
@@ -40,24 +152,8 @@ struct Product {
       : layer(of_layer), shape(block.tail->shapes[static_cast<int>(which)]), product(which) {}
 
   __device__ bool is_paired() const { return product == DecodeProduct::gate_up; }
-  __device__ int row_bytes() const { return shape.columns * static_cast<int>(sizeof(W)); }
-  __device__ const uint8_t* lower() const {
-    return static_cast<const uint8_t*>(layer.weights[static_cast<int>(product)]);
-  }
-  __device__ const uint8_t* upper() const {
-    return is_paired() ? static_cast<const uint8_t*>(layer.up) : lower();
-  }
-
   __device__ LaneRows locate(int tile, int first_column) const {
-    const int scale_columns = (shape.columns + kBlockColumns - 1) / kBlockColumns;
-    const float* scales = layer.scales[static_cast<int>(product)];
-    const int offset = first_column * static_cast<int>(sizeof(W));
-    LaneRows at =
-        lane_rows<W>(shape.rows, is_paired(), tile, lower() + offset, upper() + offset, scales,
-                     is_paired() ? layer.up_scales : scales, row_bytes(), scale_columns);
-    at.lower_scale += first_column / kBlockColumns;
-    at.upper_scale += first_column / kBlockColumns;
-    return at;
+    return rows_of<W>(layer, shape, product, tile, first_column);
   }
 };
 
@@ -98,7 +194,7 @@ __device__ void stage_inner(const Block& block, const uint32_t* inner, int first
 }
 
 __device__ inline int warps_per_row(int rows) {
-  return rows > 4 ? 1 : rows > 2 ? 2 : rows > 1 ? 4 : 8;
+  return kStreamWarps / (rows > 4 ? 8 : rows > 2 ? 4 : rows);
 }
 
 /// The residual stream times the norm's weight, staged; find_norm_factors() has the rest of
@@ -252,8 +348,7 @@ __device__ void stage_attended(const Block& block, Exchange& exchange, int first
     return partial_of(block, exchange, row, first_head + head, 0);
   };
 #pragma unroll 1
-  for (int base = thread / kVectors; base < total;
-       base += kAtOnce * (kStreamThreads / kVectors)) {
+  for (int base = thread / kVectors; base < total; base += kAtOnce * (kStreamThreads / kVectors)) {
     uint4 words[kAtOnce] = {};
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -277,17 +372,18 @@ __device__ void stage_attended(const Block& block, Exchange& exchange, int first
                                 vector * 8) = eight;
     }
   }
-  if (sizeof(W) != 1) return;
+  if constexpr (sizeof(W) == 1) {
 #pragma unroll 1
-  for (int item = thread; item < total; item += kStreamThreads) {
-    const int row = per_row.divide(item);
-    const int head = item - row * heads;
-    uint32_t bits = 0;
-    if (block.tail->context[row] > 0) {
-      const uint32_t* from = words_of(row, head) + kDecodeHeadDim;
-      bits = collect(from, peek2(from)).x;
+    for (int item = thread; item < total; item += kStreamThreads) {
+      const int row = per_row.divide(item);
+      const int head = item - row * heads;
+      uint32_t bits = 0;
+      if (block.tail->context[row] > 0) {
+        const uint32_t* from = words_of(row, head) + kDecodeHeadDim;
+        bits = collect(from, peek2(from)).x;
+      }
+      staged.scales[head * kStreamRows + row] = __uint_as_float(bits);
     }
-    staged.scales[head * kStreamRows + row] = __uint_as_float(bits);
   }
 }
 

@@ -16,7 +16,7 @@ constexpr int kMaxStagedBytes = 77 * 1024;
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kStages = 3;
-using Scratch = StreamScratch<kWarps>;
+using Scratch = StreamScratch<kWarps, kStreamRows>;
 
 int staged_stride_of(const GemvArguments& a) {
   return a.weight_is_f8 ? staged_stride<Fp8>(a.columns) : staged_stride<__nv_bfloat16>(a.columns);

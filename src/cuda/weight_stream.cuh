@@ -321,17 +321,33 @@ struct PassPlan {
 
 /// Sums of one warp over a run of units inside one tile, waiting to be added to the others':
 /// [activation row][weight row], padded against bank conflicts.
+template <int kRows>
 struct TileSums {
-  float values[kStreamRows][20];
+  float values[kRows][20];
 };
 
 /// Warp w leaves its sums of tile t in slot w + t: along the line of units either the warp or the
 /// tile goes up by one from slot to slot, so the slots of a tile are neighbours, in the order of
 /// its columns.
-template <int kWarps>
+template <int kWarps, int kRows>
 struct StreamScratch {
-  TileSums slots[kWarps + kTilesPerPass];
+  TileSums<kRows> slots[kWarps + kTilesPerPass];
 };
+
+/// A warp's sums of a tile into its slot.
+template <int kRows>
+__device__ inline void leave_sums(TileSums<kRows>& slot, int rows, const float (&sums)[4]) {
+  const int g = threadIdx.x % 32 / 4;
+  const int row = threadIdx.x % 4 * 2;
+  if (row < rows) {
+    slot.values[row][g] = sums[0];
+    slot.values[row][g + 8] = sums[2];
+  }
+  if (row + 1 < rows) {
+    slot.values[row + 1][g] = sums[1];
+    slot.values[row + 1][g + 8] = sums[3];
+  }
+}
 
 // ---- the stream ---------------------------------------------------------------------------------
 
@@ -391,9 +407,9 @@ struct WeightStream {
   }
 
   /// Multiplies this warp's units with the staged activations and leaves the sums in the slots.
-  template <typename Locate>
-  __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows, TileSums* slots,
-                           const Locate& locate) {
+  template <int kRows, typename Locate>
+  __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows,
+                           TileSums<kRows>* slots, const Locate& locate) {
     const int warp = threadIdx.x / 32;
     const uint16_t* row =
         staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
@@ -413,7 +429,7 @@ struct WeightStream {
         if (to_load > 0) load(stages[i], plan, locate);
         ++column;
         if (column == plan.units.d || index + i + 1 == count) {
-          leave(slots[slot], rows, sums);
+          leave_sums(slots[slot], rows, sums);
           sums[0] = sums[1] = sums[2] = sums[3] = 0;
           column = 0;
           ++slot;
@@ -468,28 +484,15 @@ struct WeightStream {
       ++at.upper_scale;
     }
   }
-
-  __device__ static void leave(TileSums& slot, int rows, const float (&sums)[4]) {
-    const int g = threadIdx.x % 32 / 4;
-    const int row = threadIdx.x % 4 * 2;
-    if (row < rows) {
-      slot.values[row][g] = sums[0];
-      slot.values[row][g + 8] = sums[2];
-    }
-    if (row + 1 < rows) {
-      slot.values[row + 1][g] = sums[1];
-      slot.values[row + 1][g + 8] = sums[3];
-    }
-  }
 };
 
 /// Adds the warps' runs of each tile in the order of their columns: the same sum every time.
 /// `store(output, row, lower, upper)` takes two neighbouring outputs of one activation row: their
 /// sums in `lower`; paired, those of the other matrix in `upper`. The block must have met since the
 /// last multiply().
-template <typename Store>
+template <int kRows, typename Store>
 __device__ void add_up(const PassPlan& plan, const TileRows& rows, bool paired, int first_tile,
-                       int activation_rows, const TileSums* slots, const Store& store) {
+                       int activation_rows, const TileSums<kRows>* slots, const Store& store) {
   const int row_bits = activation_rows > 4 ? 3 : activation_rows > 2 ? 2 : activation_rows - 1;
   const int pair_bits = paired ? 2 : 3;
   const int items = plan.tiles << (row_bits + pair_bits);
@@ -518,7 +521,7 @@ __device__ void add_up(const PassPlan& plan, const TileRows& rows, bool paired, 
         upper.x += other.x;
         upper.y += other.y;
       }
-      from += sizeof(TileSums) / sizeof(float);
+      from += sizeof(TileSums<kRows>) / sizeof(float);
     }
     store(output, row, lower, upper);
   }
