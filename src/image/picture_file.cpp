@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "glimpse/error.h"
+#include "image/pixel_buffers.h"
 
 namespace glimpse {
 
@@ -36,7 +37,7 @@ RgbImage allocate_picture(const PictureFile& file, std::string_view format, int6
   RgbImage image;
   image.width = static_cast<int>(width);
   image.height = static_cast<int>(height);
-  image.pixels.resize(static_cast<size_t>(width) * static_cast<size_t>(height) * 3);
+  image.pixels = take_pixels(static_cast<size_t>(width) * static_cast<size_t>(height) * 3);
   return image;
 }
 

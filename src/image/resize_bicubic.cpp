@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "image/image_processor.h"
+#include "image/pixel_buffers.h"
 #include "image/resize_kernels.h"
 
 namespace glimpse {
@@ -74,7 +76,7 @@ RgbImage resize_rows(const RgbImage& image, int width, WorkerPool* helpers) {
   RgbImage out{.width = width, .height = image.height, .pixels = {}};
   const size_t source_bytes = static_cast<size_t>(image.width) * 3;
   const size_t target_bytes = static_cast<size_t>(width) * 3;
-  out.pixels.resize(target_bytes * image.height);
+  out.pixels = take_pixels(target_bytes * image.height);
   parallel_for(helpers, image.height, kBand, [&](int64_t first, int64_t last) {
     std::vector<uint8_t> padded(source_bytes + kRowPadding);
     for (auto row = static_cast<size_t>(first); row < static_cast<size_t>(last); ++row) {
@@ -89,7 +91,7 @@ RgbImage resize_columns(const RgbImage& image, int height, WorkerPool* helpers) 
   const AxisWeights axis = make_weights(image.height, height);
   RgbImage out{.width = image.width, .height = height, .pixels = {}};
   const size_t row_bytes = static_cast<size_t>(image.width) * 3;
-  out.pixels.resize(row_bytes * height);
+  out.pixels = take_pixels(row_bytes * height);
   parallel_for(helpers, height, kBand, [&](int64_t first, int64_t last) {
     for (int64_t y = first; y < last; ++y) {
       blend_rows(&image.pixels[axis.first[y] * row_bytes], row_bytes, axis, static_cast<int>(y),
@@ -104,8 +106,11 @@ RgbImage resize_columns(const RgbImage& image, int height, WorkerPool* helpers) 
 RgbImage resize_bicubic(RgbImage image, PictureSize size, WorkerPool* helpers) {
   check(image.width > 0 && image.height > 0 && size.width > 0 && size.height > 0,
         "both pictures have pixels");
-  if (image.width != size.width) image = resize_rows(image, size.width, helpers);
-  if (image.height != size.height) image = resize_columns(image, size.height, helpers);
+  const auto replace = [&](RgbImage with) {
+    recycle_pixels(std::exchange(image, std::move(with)).pixels);
+  };
+  if (image.width != size.width) replace(resize_rows(image, size.width, helpers));
+  if (image.height != size.height) replace(resize_columns(image, size.height, helpers));
   return image;
 }
 

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
+#include "image/pixel_buffers.h"
 #include "runtime/engine_implementation.h"
 #include "runtime/process_memory.h"
 #include "runtime/request_rules.h"
@@ -298,7 +300,7 @@ void Engine::Implementation::drop_dead_pixels(OpenRequest& request) {
     if (!is_encoded && picture.end() > request.sequence.num_computed) continue;
     if (!picture.has_pixels) continue;
     picture.has_pixels = false;
-    std::vector<uint8_t>().swap(request.preparation->prompt.pictures[i].processed.pixels);
+    recycle_pixels(std::move(request.preparation->prompt.pictures[i].processed.pixels));
   }
 }
 
