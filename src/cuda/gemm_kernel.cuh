@@ -472,28 +472,34 @@ class GemmBlock {
     return p_.parts + slot * kVectors * Tile::kThreads + threadIdx.x;
   }
 
-  /// This block's own part is read again like the others, so the sums are in the same order
-  /// whichever block comes last, and its registers take the totals.
+  // The compiler makes the k loop of 128x256 tiles 3 to 5 % slower where this is unrolled over all
+  // vectors.
   __device__ void sum_parts(int first, int last) {
-    constexpr int kBatch = kVectors < 16 ? kVectors : 16;  // loads under way together
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-#pragma unroll
-      for (float& value : vector(v)) value = 0.0F;
-    }
+    constexpr int kBatch = kVectors < 8 ? kVectors : 8;
+    // Each round drops the first kBatch vectors of this block's own part and appends the totals:
+    // after the last round every total is in its place.
 #pragma unroll 1
-    for (int block = first; block <= last; ++block) {
-      const float4* from = part(block, first);
-#pragma unroll
-      for (int begin = 0; begin < kVectors; begin += kBatch) {
-        float4 values[kBatch];
-#pragma unroll
-        for (int b = 0; b < kBatch; ++b) values[b] = __ldcg(from + (begin + b) * Tile::kThreads);
+    for (int round = 0; round < kVectors / kBatch; ++round) {
+      float4 total[kBatch] = {};
+#pragma unroll 1
+      for (int block = first; block <= last; ++block) {
+        const float4* from = part(block, first) + round * kBatch * Tile::kThreads;
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          float(&s)[4] = vector(begin + b);
-          s[0] += values[b].x, s[1] += values[b].y, s[2] += values[b].z, s[3] += values[b].w;
+          const float4 value = __ldcg(from + b * Tile::kThreads);
+          total[b].x += value.x, total[b].y += value.y;
+          total[b].z += value.z, total[b].w += value.w;
         }
+      }
+#pragma unroll
+      for (int v = 0; v < kVectors - kBatch; ++v) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) vector(v)[c] = vector(v + kBatch)[c];
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        float(&s)[4] = vector(kVectors - kBatch + b);
+        s[0] = total[b].x, s[1] = total[b].y, s[2] = total[b].z, s[3] = total[b].w;
       }
     }
   }
