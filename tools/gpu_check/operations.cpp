@@ -145,22 +145,26 @@ void time_products(Backend& backend, Memory& memory, Timer& timer) {
     time_linear(backend, memory, timer, DType::f8_e4m3, rows, 2048, 6144, false);
   }
   time_linear(backend, memory, timer, DType::bf16, 2048, 12288, 2048, true);
-  time_linear(backend, memory, timer, DType::bf16, 3072, 3456, 1152, false);
-  time_linear(backend, memory, timer, DType::bf16, 3072, 1152, 1152, false);
-  time_linear(backend, memory, timer, DType::bf16, 3072, 4304, 1152, false);
-  time_linear(backend, memory, timer, DType::bf16, 3072, 1152, 4304, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 3072, 1024, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 1024, 1024, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 4096, 1024, false);
+  time_linear(backend, memory, timer, DType::bf16, 3072, 1024, 4096, false);
   time_linear(backend, memory, timer, DType::bf16, 1, kVocabulary, 2048, false);
 }
 
 void time_attention(Backend& backend, Memory& memory, Timer& timer) {
-  const Tensor qkv = memory.noise(DType::bf16, {3072, 3 * 1152});
-  const auto heads = [&](int64_t which) { return qkv.slice(1, which * 1152, 1152).split_last(16); };
-  const Tensor out = memory.zeros(DType::bf16, {3072, 1152}).split_last(16);
-  constexpr int64_t kWhole[] = {0, 3072};
-  timer.time(
-      "attend_packed [3072, 16, 72]", 0,
-      [&] { backend.attend_packed(heads(0), heads(1), heads(2), kWhole, out); },
-      4.0 * 3072 * 3072 * 1152);
+  for (const int64_t width : {1024, 1152}) {  // 2B and 4B, 8B and 32B
+    const Tensor qkv = memory.noise(DType::bf16, {3072, 3 * width});
+    const auto heads = [&](int64_t which) {
+      return qkv.slice(1, which * width, width).split_last(16);
+    };
+    const Tensor out = memory.zeros(DType::bf16, {3072, width}).split_last(16);
+    constexpr int64_t kWhole[] = {0, 3072};
+    timer.time(
+        fmt::format("attend_packed [3072, 16, {}]", width / 16), 0,
+        [&] { backend.attend_packed(heads(0), heads(1), heads(2), kWhole, out); },
+        4.0 * 3072 * 3072 * static_cast<double>(width));
+  }
   const Tensor q = memory.noise(DType::bf16, {2048, 2048}).split_last(16);
   const Tensor attended = memory.zeros(DType::bf16, {2048, 2048}).split_last(16);
   std::vector<int32_t> pages(64);
