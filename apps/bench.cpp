@@ -157,19 +157,25 @@ class Bench {
     return result;
   }
 
-  // `batch` sequences side by side; the time is that of the slowest one's decoding.
+  // `batch` sequences side by side; the time is that of the slowest one's decoding. Their prompts
+  // are computed before, so that no other sequence's prefill stands between the steps.
   Measurement decode(int tokens, int batch) {
     Measurement result{.name = fmt::format("decode {} x {}", tokens, batch),
                        .unit = "tok/s",
                        .count = int64_t{tokens - 1} * batch};
     measure(result, [&] {
-      std::vector<std::future<Answer>> answers;
+      std::vector<Request> requests;
       for (int i = 0; i < batch; ++i) {
-        answers.push_back(std::async(std::launch::async, [&, seed = ++seed_] {
-          Request request = blank(tokens);
-          request.raw_tokens = make_tokens(command_.prompt, engine_.model().vocabulary_size, seed);
-          return engine_.answer(std::move(request));
-        }));
+        requests.push_back(blank(1));
+        requests.back().raw_tokens =
+            make_tokens(command_.prompt, engine_.model().vocabulary_size, ++seed_);
+        static_cast<void>(engine_.answer(requests.back()));
+        requests.back().sampling.max_tokens = tokens;
+      }
+      std::vector<std::future<Answer>> answers;
+      for (Request& request : requests) {
+        answers.push_back(std::async(
+            std::launch::async, [this, &request] { return engine_.answer(std::move(request)); }));
       }
       double slowest = 0;
       for (auto& answer : answers) slowest = std::max(slowest, answer.get().timings.decode);

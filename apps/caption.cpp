@@ -112,6 +112,12 @@ int caption_all(const CaptionCommand& command, Engine& engine, std::vector<Pictu
 
 int run(CaptionCommand& command) {
   std::vector<PictureInput> inputs = find_pictures(command.files);
+  EngineOptions& engine_options = command.flags.engine;
+  if (engine_options.max_sequences == 0) {
+    engine_options.max_sequences =
+        static_cast<int>(std::min<size_t>(inputs.size(), kDefaultSequences));
+    engine_options.fewer_sequences = true;
+  }
   const std::unique_ptr<Engine> engine = load_engine(command.flags);
   if (inputs.size() > 1) return caption_all(command, *engine, inputs);
   stream_one(command, *engine, inputs.front());
@@ -131,6 +137,11 @@ void add_caption_command(CLI::App& program, int& result) {
       ->required();
   app->add_option("--prompt", command->prompt,
                   "what to ask (default: \"" + command->prompt + "\")");
+  app->add_option("--max-sequences", command->flags.engine.max_sequences,
+                  fmt::format("pictures described together (default: {}, fewer on a GPU short of "
+                              "memory)",
+                              kDefaultSequences))
+      ->check(CLI::Range(1, 1024));
   add_common_flags(*app, command->flags);
   app->callback([command, &result] { result = run(*command); });
 }

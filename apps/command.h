@@ -14,6 +14,9 @@
 
 namespace glimpse {
 
+/// Sequences that commands for many answers compute together, unless told otherwise.
+inline constexpr int kDefaultSequences = 8;
+
 /// The common flags, filled by the parser.
 struct CommonFlags {
   EngineOptions engine;

@@ -23,7 +23,6 @@ struct ServeCommand {
   bool no_access_log = false;
 };
 
-constexpr int kServerSequences = 8;
 constexpr int kUnlimitedTokens = 1 << 20;  // the context ends an answer first
 
 std::vector<std::string> read_api_keys(const std::filesystem::path& path) {
@@ -112,7 +111,7 @@ int run(ServeCommand& command) {
   CommonFlags& flags = command.flags;
   apply_aliases(command, flags.engine);
   if (flags.engine.max_sequences == 0) {
-    flags.engine.max_sequences = kServerSequences;
+    flags.engine.max_sequences = kDefaultSequences;
     flags.engine.fewer_sequences = true;
   }
   command.server.api_keys = read_api_keys(command.api_key_file);
@@ -173,8 +172,10 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
   app.add_flag("--no-access-log", command.no_access_log, "no line per request on standard error")
       ->group(group);
   EngineOptions& engine = command.flags.engine;
-  app.add_option("--max-sequences", engine.max_sequences,
-                 "sequences computed together (default: 8, fewer on a GPU short of memory)")
+  app.add_option(
+         "--max-sequences", engine.max_sequences,
+         fmt::format("sequences computed together (default: {}, fewer on a GPU short of memory)",
+                     kDefaultSequences))
       ->check(CLI::Range(1, 1024))
       ->group(group);
   app.add_option("--max-queue", engine.max_queue,

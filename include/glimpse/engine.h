@@ -48,6 +48,7 @@ struct EngineStatus {
   int64_t requests_failed = 0;
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  double completion_tokens_per_second = 0;  ///< of all answers, over the last ten seconds
   int64_t prefix_cache_hit_tokens = 0;
   int64_t picture_cache_hits = 0;
   int64_t pictures = 0;

@@ -23,6 +23,7 @@
 #include "runtime/open_request.h"
 #include "runtime/pacer.h"
 #include "runtime/picture_cache.h"
+#include "runtime/recent_rate.h"
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/watchdog.h"
@@ -131,6 +132,7 @@ class Engine::Implementation {
   std::condition_variable wake_;
   std::deque<Message> inbox_;
   EngineStatus status_;
+  RecentRate recent_tokens_;
   int num_open_ = 0;
   RequestId next_id_ = 1;
   bool stopping_ = false;

@@ -83,6 +83,7 @@ EngineStatus Engine::Implementation::status() const {
     const std::lock_guard lock(mutex_);
     status = status_;
     status.waiting = std::max(0, num_open_ - status.running);
+    status.completion_tokens_per_second = recent_tokens_.per_second(Clock::now());
   }
   const ProcessMemory memory = process_memory();
   status.resident_bytes = memory.resident_bytes;
@@ -373,7 +374,9 @@ void Engine::Implementation::publish_status() {
   counters_.preemptions = scheduler_.num_preemptions();
   counters_.kv_pages_used = kv_cache_.num_referenced();
   const std::lock_guard lock(mutex_);
-  if (!is_stuck_) status_ = counters_;
+  if (is_stuck_) return;
+  recent_tokens_.add(Clock::now(), counters_.completion_tokens - status_.completion_tokens);
+  status_ = counters_;
 }
 
 }  // namespace glimpse

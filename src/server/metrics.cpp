@@ -47,6 +47,8 @@ void write_engine(const EngineStatus& status, std::string& text) {
        number(status.prompt_tokens)},
       {"glimpse_completion_tokens_total", "counter", "Tokens of answers.",
        number(status.completion_tokens)},
+      {"glimpse_tokens_per_second", "gauge", "Tokens of answers over the last ten seconds.",
+       status.completion_tokens_per_second},
       {"glimpse_prefix_cache_hit_tokens_total", "counter", "Prompt tokens found in the cache.",
        number(status.prefix_cache_hit_tokens)},
       {"glimpse_pictures_total", "counter", "Pictures in prompts.", number(status.pictures)},

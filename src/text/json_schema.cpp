@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "text/json_schema_overlap.h"
 #include "text/string_formats.h"
 
 namespace glimpse {
@@ -284,6 +285,7 @@ class Compiler {
   StateId branches(const Json& list, const std::string& keyword, StateId from) {
     if (!list.is_array() || list.empty()) malformed(fmt::format("\"{}\" is no list", keyword));
     if (keyword == "allOf" && list.size() > 1) unsupported("\"allOf\" of several schemas");
+    if (keyword == "oneOf") expect_disjoint(list);
     const StateId end = builder_.new_state();
     for (size_t i = 0; i < list.size(); ++i) {
       const StateId start = builder_.new_state();
@@ -292,6 +294,18 @@ class Compiler {
                     end);
     }
     return end;
+  }
+
+  // A value that two branches of "oneOf" allow is invalid, which no grammar of ours can see.
+  void expect_disjoint(const Json& branches) const {
+    for (size_t i = 0; i < branches.size(); ++i) {
+      for (size_t j = 0; j < i; ++j) {
+        if (are_disjoint(document_, branches[j], branches[i])) continue;
+        unsupported(fmt::format(
+            "\"oneOf\" whose branches {} and {} may allow the same value (\"anyOf\" would do)", j,
+            i));
+      }
+    }
   }
 
   // The rule of a referenced schema is made at the first reference.

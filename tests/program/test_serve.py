@@ -142,7 +142,12 @@ class Serve(unittest.TestCase):
             self.assertEqual(status, 400 if method == "POST" else 200, path)
             other = "GET" if method == "POST" else "POST"
             self.assertEqual(call(self.port, other, path, "{}")[0], 405, path)
-        self.assertIn("glimpse_kv_pages ", call(self.port, "GET", "/metrics")[2])
+        metrics = call(self.port, "GET", "/metrics")[2]
+        for name in ("kv_pages", "requests_waiting", "requests_running", "tokens_per_second",
+                     "picture_cache_hits_total", "vision_seconds_total"):
+            self.assertRegex(metrics, rf"(?m)^glimpse_{name} [0-9.e+-]+$")
+        for name in ("time_to_first_token_seconds_count", 'memory_bytes{group="'):
+            self.assertIn(f"glimpse_{name}", metrics)
         self.assertTrue(json.loads(call(self.port, "GET", "/v1/status")[2])["memory"])
 
     def test_wrong_requests_name_the_field(self):

@@ -293,6 +293,39 @@ TEST(JsonSchema, AKeywordThatIsNotSupportedIsNamedWithItsPlace) {
   expect_refused(R"({"maxItems": 4000000})", ErrorCode::unsupported, "states");
 }
 
+TEST(JsonSchema, BranchesOfOneOfMustExcludeEachOther) {
+  const std::string tagged =
+      R"({"type": "object", "required": ["k"], "properties": {"k": {"const": "x"}}})";
+  const std::string other =
+      R"({"type": "object", "required": ["k"], "properties": {"k": {"enum": ["y", "z"]}}})";
+  const std::string closed =
+      R"({"type": "object", "properties": {"a": {}}, "additionalProperties": false})";
+  const auto one_of = [](const std::string& a, const std::string& b) {
+    return R"({"$defs": {"t": {"type": "integer"}}, "oneOf": [)" + a + ", " + b + "]}";
+  };
+  const std::string text = R"({"type": "string"})";
+  const std::string number = R"({"type": ["number", "null"]})";
+  for (const auto& [a, b] :
+       {std::pair(text, number), std::pair(tagged, other), std::pair(closed, tagged),
+        std::pair(text, tagged), std::pair(std::string(R"({"$ref": "#/$defs/t"})"), text),
+        std::pair(std::string(R"({"enum": [1, 2]})"), std::string(R"({"enum": [3, "1"]})"))}) {
+    EXPECT_NO_THROW(compile_json_schema(Json::parse(one_of(a, b)))) << one_of(a, b);
+    EXPECT_NO_THROW(compile_json_schema(Json::parse(one_of(b, a)))) << one_of(b, a);
+  }
+  for (const auto& [a, b] :
+       {std::pair(text, text), std::pair(tagged, tagged),
+        std::pair(std::string(R"({"$ref": "#/$defs/t"})"), number),
+        std::pair(std::string(R"({"const": 1})"), std::string(R"({"enum": [2, 1.0]})")),
+        std::pair(tagged, std::string(R"({"type": "object"})")),
+        std::pair(text, std::string("true")),
+        std::pair(std::string(R"({"maxLength": 2})"), number)}) {
+    expect_refused(one_of(a, b), ErrorCode::unsupported, "branches 0 and 1 may allow the same");
+    expect_refused(one_of(b, a), ErrorCode::unsupported, "branches 0 and 1 may allow the same");
+  }
+  EXPECT_TRUE(accepts(one_of(text, number), "12"));
+  EXPECT_FALSE(accepts(one_of(text, number), "true"));
+}
+
 TEST(JsonSchema, MalformedSchemasAreRefused) {
   for (const char* schema :
        {R"(3)", R"({"type": "text"})", R"({"type": []})", R"({"properties": []})",

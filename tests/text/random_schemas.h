@@ -79,7 +79,8 @@ class SchemaMaker {
       case 7:
         return array(depth);
       case 8:
-        return {{below(2) == 0 ? "anyOf" : "oneOf", {value(depth + 1), value(depth + 1)}}};
+        if (below(2) == 0) return {{"oneOf", {tagged("a", depth), string(), tagged("b", depth)}}};
+        return {{"anyOf", {value(depth + 1), value(depth + 1)}}};
       case 9:
         return {{"$ref", below(2) == 0 ? "#/$defs/leaf" : "#/$defs/tree%20%221%22"}};
       case 10:
@@ -87,6 +88,12 @@ class SchemaMaker {
       default:
         return object(depth);
     }
+  }
+  Json tagged(const char* tag, int depth) {
+    return {{"type", "object"},
+            {"properties", {{"tag", {{"const", tag}}}, {"value", value(depth + 1)}}},
+            {"required", {"tag", "value"}},
+            {"additionalProperties", false}};
   }
   Json string() {
     Json schema = {{"type", "string"}, {"description", word()}};
@@ -179,9 +186,9 @@ class Validator {
     }
     for (const char* keyword : {"anyOf", "oneOf"}) {
       if (!schema.contains(keyword)) continue;
-      bool found = false;
-      for (const Json& branch : schema[keyword]) found |= accepts(branch, value);
-      if (!found) return false;
+      int found = 0;
+      for (const Json& branch : schema[keyword]) found += accepts(branch, value) ? 1 : 0;
+      if (found == 0 || (keyword == std::string("oneOf") && found > 1)) return false;
     }
     if (schema.contains("type")) {
       bool found = false;
