@@ -309,8 +309,8 @@ TEST(JsonSchema, BranchesOfOneOfMustExcludeEachOther) {
        {std::pair(text, number), std::pair(tagged, other), std::pair(closed, tagged),
         std::pair(text, tagged), std::pair(std::string(R"({"$ref": "#/$defs/t"})"), text),
         std::pair(std::string(R"({"enum": [1, 2]})"), std::string(R"({"enum": [3, "1"]})"))}) {
-    EXPECT_NO_THROW(compile_json_schema(Json::parse(one_of(a, b)))) << one_of(a, b);
-    EXPECT_NO_THROW(compile_json_schema(Json::parse(one_of(b, a)))) << one_of(b, a);
+    EXPECT_NO_THROW(static_cast<void>(compile_json_schema(Json::parse(one_of(a, b)))));
+    EXPECT_NO_THROW(static_cast<void>(compile_json_schema(Json::parse(one_of(b, a)))));
   }
   for (const auto& [a, b] :
        {std::pair(text, text), std::pair(tagged, tagged),
