@@ -16,11 +16,12 @@ void print_line(std::string_view name, const std::string& value) {
 void print_gpu(const GpuReport& gpu) {
   print_line("card", fmt::format("{}, compute capability {}", gpu.name, gpu.compute_capability));
   print_line("CUDA of the driver", gpu.cuda_version);
-  print_line("video memory",
-             gpu.used_bytes < 0
-                 ? fmt::format("{} MiB", gpu.memory_bytes >> 20)
-                 : fmt::format("{} MiB, of which the desktop and other programs use {} MiB",
-                               gpu.memory_bytes >> 20, gpu.used_bytes >> 20));
+  print_line(
+      "video memory",
+      gpu.used_bytes < 0
+          ? fmt::format("{} MiB", gpu.memory_bytes >> 20)
+          : fmt::format("{} MiB, of which the driver, the desktop and other programs use {} MiB",
+                        gpu.memory_bytes >> 20, gpu.used_bytes >> 20));
   if (!gpu.fault.empty()) return;
   print_line("bus",
              fmt::format("{:.1f} GB/s to the card, {:.1f} GB/s back",
