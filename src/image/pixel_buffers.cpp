@@ -20,8 +20,8 @@ struct Kept {
 };
 
 Kept& kept() {
-  static Kept* const buffers = new Kept;  // threads may outlive static objects
-  return *buffers;
+  static Kept& buffers = *new Kept;  // threads may outlive static objects
+  return buffers;
 }
 
 std::vector<uint8_t> find_buffer(size_t size) {
