@@ -1,5 +1,6 @@
 #include "server/generation.h"
 
+#include "server/event_stream.h"
 #include "server/request_error.h"
 
 namespace glimpse {
@@ -88,15 +89,19 @@ void Generation::start_stream() {
 }
 
 void Generation::send(const Json& chunk) {
-  exchange_->stream("data: " + to_text(chunk) + "\n\n");
+  exchange_->stream(stream_event(to_text(chunk)));
+}
+
+void Generation::end_stream() {
+  exchange_->stream(stream_event(kStreamEnd));
+  exchange_->finish_stream();
 }
 
 void Generation::fail(const Error& error) {
   if (!exchange_) return;
   if (stream_started_) {
     send(error_body(error));
-    exchange_->stream("data: [DONE]\n\n");
-    exchange_->finish_stream();
+    end_stream();
   } else {
     exchange_->respond(error_answer(error));
   }
@@ -109,8 +114,7 @@ void Generation::fail(const Error& error) {
 void Generation::finish() {
   if (streams_) {
     if (include_usage_) send(usage_chunk(head_, answers_));
-    exchange_->stream("data: [DONE]\n\n");
-    exchange_->finish_stream();
+    end_stream();
   } else {
     exchange_->respond({.body = to_text(whole_answer(head_, answers_))});
   }

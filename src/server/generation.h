@@ -42,6 +42,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void collect(size_t choice, const Event& event);
   void send(const Json& chunk);
   void start_stream();
+  void end_stream();
   void fail(const Error& error);
   void finish();
 

@@ -1,13 +1,14 @@
-// The OpenAPI document, kept as text beside the routes it describes; a test compares the two.
+// The OpenAPI document, kept as text beside the routes it describes; a test compares the two. What
+// holds for every request - null is the same as absent - is added to the text once it is parsed.
 #include "server/service.h"
 
+#include <algorithm>
 #include <string_view>
 
 namespace glimpse {
 namespace {
 
-const std::string& document_with_keys() {
-  static const std::string kDocument = R"json({
+constexpr std::string_view kDocument = R"json({
   "openapi": "3.0.3",
   "info": {"title": "Glimpse", "version": "1", "description": "Qwen3-VL behind OpenAI's API"},
   "components": {
@@ -17,6 +18,10 @@ const std::string& document_with_keys() {
         "type": "object", "required": ["message", "type", "param", "code"], "properties": {
           "message": {"type": "string"}, "type": {"type": "string"},
           "param": {"type": "string", "nullable": true}, "code": {"type": "string"}}}}},
+      "StreamEvent": {"type": "object", "required": ["data"],
+        "description": "One server-sent event",
+        "properties": {"data": {"type": "string",
+          "description": "JSON: a piece of the answer or an error; the last is [DONE]"}}},
       "ImageUrl": {"type": "object", "required": ["url"], "additionalProperties": false,
         "properties": {
           "url": {"type": "string",
@@ -31,7 +36,7 @@ const std::string& document_with_keys() {
       "Message": {"type": "object", "required": ["role"], "additionalProperties": false,
         "properties": {
           "role": {"type": "string", "enum": ["system", "developer", "user", "assistant", "tool"]},
-          "content": {"nullable": true, "oneOf": [{"type": "string"},
+          "content": {"oneOf": [{"type": "string"},
             {"type": "array", "items": {"$ref": "#/components/schemas/Part"}}]},
           "reasoning_content": {"type": "string"},
           "tool_calls": {"type": "array", "items": {"type": "object"}},
@@ -118,14 +123,14 @@ const std::string& document_with_keys() {
         "schema": {"$ref": "#/components/schemas/ChatRequest"}}}},
       "responses": {"200": {"description": "The answer, or with stream its events",
           "content": {"application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}}}},
+            "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
         "default": {"$ref": "#/components/responses/Error"}}}},
     "/v1/completions": {"post": {"operationId": "complete", "security": [{"key": []}],
       "requestBody": {"required": true, "content": {"application/json": {
         "schema": {"$ref": "#/components/schemas/CompletionRequest"}}}},
       "responses": {"200": {"description": "The answer, or with stream its events",
           "content": {"application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}}}},
+            "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
         "default": {"$ref": "#/components/responses/Error"}}}},
     "/v1/models": {"get": {"operationId": "models", "security": [{"key": []}],
       "responses": {"200": {"description": "The served model",
@@ -148,15 +153,39 @@ const std::string& document_with_keys() {
           "content": {"application/json": {"schema": {"type": "object"}}}}}}}
   }
 })json";
-  return kDocument;
+void allow_null_within(Json& schema);
+
+// A member that may be left out may be null as well, and so may one that is not known.
+void allow_null(Json& schema) {
+  if (schema.value("additionalProperties", Json()) == Json(false)) {
+    schema["additionalProperties"] = {{"nullable", true}, {"enum", {nullptr}}};
+  }
+  const Json required = schema.value("required", Json::array());
+  for (auto& [name, member] : schema["properties"].items()) {
+    allow_null_within(member);
+    if (std::find(required.begin(), required.end(), name) != required.end()) continue;
+    if (member.contains("$ref")) member = {{"allOf", {member}}};  // has no place for more
+    if (member.contains("enum")) member["enum"].push_back(nullptr);
+    member["nullable"] = true;
+  }
 }
 
-std::string document_without_keys() {
-  constexpr std::string_view kSecurity = R"("security": [{"key": []}],)";
-  std::string document = document_with_keys();
-  for (size_t at = document.find(kSecurity); at != std::string::npos;
-       at = document.find(kSecurity, at)) {
-    document.erase(at, kSecurity.size());
+void allow_null_within(Json& schema) {
+  if (schema.contains("properties")) allow_null(schema);
+  if (schema.contains("items")) allow_null_within(schema["items"]);
+  if (!schema.contains("oneOf")) return;
+  for (Json& branch : schema["oneOf"]) allow_null_within(branch);
+}
+
+Json make_document(bool needs_key) {
+  Json document = Json::parse(kDocument);
+  for (auto& [name, schema] : document["components"]["schemas"].items()) {
+    const bool is_answer = name == "Error" || name == "StreamEvent";
+    if (!is_answer) allow_null_within(schema);
+  }
+  if (needs_key) return document;
+  for (auto& [path, operations] : document["paths"].items()) {
+    for (auto& [method, operation] : operations.items()) operation.erase("security");
   }
   return document;
 }
@@ -164,7 +193,7 @@ std::string document_without_keys() {
 }  // namespace
 
 std::string openapi_document(bool needs_key) {
-  return needs_key ? document_with_keys() : document_without_keys();
+  return make_document(needs_key).dump();
 }
 
 }  // namespace glimpse

@@ -5,7 +5,6 @@
 #include <random>
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 #include <spdlog/async.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <boost/asio/post.hpp>
@@ -27,10 +26,6 @@ std::string fresh_id(ApiKind kind) {
     return uint64_t{device()} << 32U | device();
   }()};
   return fmt::format("{}-{:016x}", kind == ApiKind::chat ? "chatcmpl" : "cmpl", random());
-}
-
-Sha256 digest_of(std::string_view text) {
-  return sha256({reinterpret_cast<const std::byte*>(text.data()), text.size()});
 }
 
 bool has_json(const HttpHead& head) {
@@ -84,8 +79,11 @@ const Service::Route* Service::find_route(const std::string& path) {
 }
 
 Service::Service(EngineHost& host, ServiceOptions options)
-    : host_(host), options_(std::move(options)), created_(seconds_since_1970()) {
-  for (const std::string& key : options_.api_keys) key_digests_.push_back(digest_of(key));
+    : host_(host),
+      options_(std::move(options)),
+      keys_(options_.api_keys),
+      cors_(options_.cors_origins),
+      created_(seconds_since_1970()) {
   if (options_.access_log) access_log_ = std::make_unique<AccessLog>();
   options_.rules.max_pixels = host_.model().max_pixels;
   options_.rules.fetches = !options_.fetch.hosts.empty();
@@ -115,7 +113,7 @@ std::optional<HttpResponse> Service::refuse(const HttpHead& head) {
     response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", route->method));
     return response;
   }
-  if (route->needs_key && !is_authorized(head)) {
+  if (route->needs_key && !keys_.accept(head.authorization)) {
     HttpResponse response =
         error_response(RequestError(401, "the API key is missing or wrong", {},
                                     "send Authorization: Bearer and a key", "invalid_api_key"));
@@ -139,47 +137,19 @@ std::optional<HttpResponse> Service::refuse(const HttpHead& head) {
   return std::nullopt;
 }
 
-// Every key is compared in full, whatever the first ones said.
-bool Service::is_authorized(const HttpHead& head) const {
-  if (key_digests_.empty()) return true;
-  constexpr std::string_view kScheme = "Bearer ";
-  const std::string_view value = head.authorization;
-  if (value.substr(0, kScheme.size()) != kScheme) return false;
-  const Sha256 given = digest_of(value.substr(kScheme.size()));
-  int num_equal = 0;
-  for (const Sha256& key : key_digests_) {
-    num_equal += CRYPTO_memcmp(key.data(), given.data(), key.size()) == 0 ? 1 : 0;
-  }
-  return num_equal > 0;
-}
-
 HttpResponse Service::error_response(const Error& error) {
   return error_answer(error);
 }
 
 void Service::decorate(const HttpHead& head, HttpResponse& response) {
-  if (options_.cors_origins.empty() || head.origin.empty()) return;
-  for (const std::string& origin : options_.cors_origins) {
-    if (origin != "*" && origin != head.origin) continue;
-    response.headers.emplace_back("Access-Control-Allow-Origin", origin);
-    response.headers.emplace_back("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
-    if (origin != "*") response.headers.emplace_back("Vary", "Origin");
-    return;
-  }
+  cors_.decorate(head.origin, response);
 }
 
 // ---- answers ----------------------------------------------------------------------------------
 
 void Service::handle(HttpHead head, std::string body, std::shared_ptr<Exchange> exchange) {
   if (head.method == "OPTIONS") {
-    const Route* route = find_route(head.path);
-    HttpResponse response{.status = 204, .content_type = ""};
-    response.headers = {
-        {"Allow", fmt::format("{}, OPTIONS", route->method)},
-        {"Access-Control-Allow-Methods", std::string(route->method)},
-        {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id"},
-        {"Access-Control-Max-Age", "600"}};
-    return exchange->respond(std::move(response));
+    return exchange->respond(preflight_answer(find_route(head.path)->method));
   }
   // Who looks at the server's state never fills the queue that bodies wait in.
   std::atomic<size_t>& waiting = head.method == "POST" ? num_pending_ : num_looking_;
@@ -252,7 +222,7 @@ HttpResponse Service::answer(const std::string& path) const {
   if (path == "/v1/status") return status();
   if (path == "/metrics") return metrics();
   if (path == "/health") return health();
-  return {.body = openapi_document(!key_digests_.empty())};
+  return {.body = openapi_document(keys_.are_needed())};
 }
 
 std::string Service::model_name() const {

@@ -13,8 +13,9 @@
 
 #include <boost/asio/thread_pool.hpp>
 
-#include "base/sha256.h"
+#include "server/api_keys.h"
 #include "server/chat_request.h"
+#include "server/cors.h"
 #include "server/engine_host.h"
 #include "server/http.h"
 #include "server/metrics.h"
@@ -57,7 +58,6 @@ class Service final : public HttpHandler {
   struct Route;
   static const Route* find_route(const std::string& path);
 
-  [[nodiscard]] bool is_authorized(const HttpHead& head) const;
   [[nodiscard]] std::string model_name() const;
   /// Runs `work` on a pool, counted in `waiting` until then; what it throws is the answer.
   void post(boost::asio::thread_pool& pool, std::atomic<size_t>& waiting,
@@ -73,7 +73,8 @@ class Service final : public HttpHandler {
 
   EngineHost& host_;
   ServiceOptions options_;
-  std::vector<Sha256> key_digests_;
+  ApiKeys keys_;
+  CorsList cors_;
   Metrics metrics_;
   std::function<int()> num_connections_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

@@ -46,6 +46,7 @@ class OpenApi(unittest.TestCase):
             content = self.document["paths"][path]["post"]["requestBody"]["content"]
             schema = schemas[content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]]
             for name, value in schema["properties"].items():
+                value = value.get("allOf", [value])[0]
                 if "$ref" in value:
                     value = schemas[value["$ref"].rsplit("/", 1)[1]]
                 yield path, name, value
@@ -92,6 +93,15 @@ class OpenApi(unittest.TestCase):
                 with self.subTest(path=path, name=name, limit=limit):
                     self.accepted(path, name, schema[limit])
                     tried += 1
+        self.assertGreater(tried, 30)
+
+    def test_null_is_the_same_as_absent(self):
+        tried = 0
+        for path, name, _ in self.properties():
+            if name in BASE[path]:
+                continue
+            self.accepted(path, name, None)
+            tried += 1
         self.assertGreater(tried, 30)
 
     def test_options_that_are_not_described_are_refused(self):
