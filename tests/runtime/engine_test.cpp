@@ -137,6 +137,36 @@ TEST(Engine, ARepeatedBeginningIsReusedWithTheSameAnswer) {
   EXPECT_EQ(engine.status().prefix_cache_hit_tokens, again.usage.cached_prompt_tokens);
 }
 
+// What the first turn decoded is found again by the second, which sends it as part of its prompt.
+TEST(Engine, TheNextTurnOfAConversationFindsTheAnswerBeforeItInTheCache) {
+  constexpr int64_t kPageTokens = 32;
+  Engine engine(cpu_options(1));
+  const std::string prompt = "Describe this image in detail.";
+  const Answer first = engine.answer(question("05.png", prompt));
+  const int64_t prompt_pages = first.usage.prompt_tokens / kPageTokens;
+  ASSERT_GT((first.usage.prompt_tokens + first.usage.completion_tokens) / kPageTokens, prompt_pages)
+      << "the answer must fill a page of its own";
+
+  const auto second_turn = [&] {
+    Request request = question("05.png", prompt);
+    Message answer;
+    answer.role = "assistant";
+    answer.parts.push_back(Part::of_text(first.text));
+    Message next;
+    next.role = "user";
+    next.parts.push_back(Part::of_text("What color is the background?"));
+    request.messages.push_back(std::move(answer));
+    request.messages.push_back(std::move(next));
+    return request;
+  };
+  const Answer second = engine.answer(second_turn());
+  EXPECT_GT(second.usage.cached_prompt_tokens, prompt_pages * kPageTokens);
+  EXPECT_TRUE(second.usage.pictures[0].from_cache);
+  EXPECT_EQ(second.timings.vision, 0);
+  Engine fresh(cpu_options(1));
+  EXPECT_EQ(second.tokens, fresh.answer(second_turn()).tokens);
+}
+
 TEST(Engine, TheSameQuestionAboutAnotherPictureFindsNothingInTheCaches) {
   Engine engine(cpu_options(1));
   const std::string prompt = "Describe this image.";
