@@ -4,10 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <future>
-
 #include "base/json.h"
 #include "paths.h"
+#include "recording_exchange.h"
 #include "server/generation.h"
 
 namespace glimpse {
@@ -15,6 +14,8 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::EndsWith;
+using testing::Recorded;
+using testing::RecordingExchange;
 using ::testing::StartsWith;
 
 // ---- one event --------------------------------------------------------------------------------
@@ -34,34 +35,6 @@ TEST(StreamEvent, EveryLineOfItsDataIsALineOfItsOwn) {
 }
 
 // ---- whole answers ----------------------------------------------------------------------------
-
-struct Recorded {
-  int heads = 0;
-  std::string content_type;
-  std::vector<std::string> pieces;
-  std::optional<HttpResponse> response;
-};
-
-/// Keeps what it is given until the answer's end.
-class RecordingExchange final : public Exchange {
- public:
-  void respond(HttpResponse response) override {
-    recorded_.response = std::move(response);
-    done_.set_value(recorded_);
-  }
-  void start_stream(HttpResponse head) override {
-    ++recorded_.heads;
-    recorded_.content_type = head.content_type;
-  }
-  void stream(std::string data) override { recorded_.pieces.push_back(std::move(data)); }
-  void finish_stream() override { done_.set_value(recorded_); }
-  void on_gone(std::function<void()>) override {}
-  std::future<Recorded> done() { return done_.get_future(); }
-
- private:
-  Recorded recorded_;
-  std::promise<Recorded> done_;
-};
 
 EngineHost& host() {
   static EngineHost shared(
