@@ -94,6 +94,26 @@ Json many_choices() {
   return schema;
 }
 
+Json patterns() {
+  return Json::parse(R"({"type": "object", "properties": {
+    "plate": {"type": "string", "pattern": "^[A-Z]{1,3}-[A-Z]{1,2} \\d{1,4}$"},
+    "mail": {"type": "string", "pattern": "^[\\w.+-]+@[\\w-]+(\\.[\\w-]+)+$"},
+    "title": {"type": "string", "pattern": "^.{1,80}$"},
+    "note": {"type": "string", "pattern": "(total|sum): \\d+"},
+    "words": {"type": "string", "pattern": "^\\S+( \\S+){0,9}$", "maxLength": 100},
+    "when": {"type": "string", "format": "date-time"},
+    "contact": {"type": "string", "format": "email"}},
+    "required": ["plate", "mail", "title", "note", "words", "when", "contact"]})");
+}
+
+/// Unanchored and of many letters, with a wildcard that is not everything: little falls together.
+Json hard_patterns() {
+  return Json::parse(R"({"type": "object", "properties": {
+    "a": {"type": "string", "pattern": "^.*(quick|brown|fox|jumps|over|lazy|dog).*$"},
+    "b": {"type": "string", "pattern": "^[^q]*[a-e][f-j][k-o][p-t][u-z][^0-9]*$"}},
+    "required": ["a", "b"]})");
+}
+
 double percentile(std::vector<double>& values, double share) {
   const auto at = static_cast<size_t>(share * static_cast<double>(values.size() - 1));
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(at), values.end());
@@ -172,6 +192,12 @@ BENCHMARK_CAPTURE(compute_masks, boxes, boxes)->Iterations(100)->Unit(benchmark:
 BENCHMARK_CAPTURE(compute_masks, tree, tree)->Iterations(100)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(compute_masks, any_value, any_value)
     ->Iterations(100)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compute_masks, patterns, patterns)
+    ->Iterations(100)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compute_masks, hard_patterns, hard_patterns)
+    ->Iterations(30)
     ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(compute_masks, 50_alternatives, alternatives)
     ->Iterations(30)

@@ -35,6 +35,10 @@ struct GrammarState {
   uint32_t min_length = 0;
   uint32_t max_length = 0;
   StateId close = 0;
+  /// Inside a JSON string that matches a pattern: one edge a byte, and those over quotes between
+  /// characters all lead to the same state.
+  uint32_t pattern = 0;  ///< which of the grammar's, from 1; 0: none
+  uint8_t inside = 0;    ///< of a pattern: StringStep's state
   /// How many more rules must be open at once, at least, until this rule can end.
   uint32_t needed_depth = 0;
 };
@@ -54,6 +58,7 @@ class GrammarBuilder {
  public:
   [[nodiscard]] StateId new_state();
   [[nodiscard]] GrammarState& state(StateId id) { return grammar_.states[id]; }
+  [[nodiscard]] uint32_t new_pattern() { return ++num_patterns_; }
   void jump(StateId from, StateId to) { state(from).jumps.push_back(to); }
   /// A transition over one byte of first..last.
   void edge(StateId from, char first, char last, StateId to);
@@ -108,6 +113,7 @@ class GrammarBuilder {
   void drop_dead_ends();
 
   Grammar grammar_;
+  uint32_t num_patterns_ = 0;
   StateId white_space_rule_ = kUnlimited;
   StateId value_rule_ = kUnlimited;
   StateId object_rule_ = kUnlimited;

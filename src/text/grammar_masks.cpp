@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "base/check.h"
 
@@ -9,6 +10,7 @@ namespace glimpse {
 namespace {
 
 constexpr size_t kMaxStacks = 20'000;
+constexpr uint32_t kMaxPatternTokens = 8;  // some MB each; patterns beyond share the last
 
 }  // namespace
 
@@ -22,6 +24,13 @@ GrammarMasks::GrammarMasks(Grammar grammar, std::shared_ptr<const TokenIndex> in
       levels_(TokenTrie::kMaxBytes + 1),
       next_bytes_(TokenTrie::kMaxBytes + 1) {
   check(!stop_tokens_.empty(), "an answer cannot end");
+  uint32_t num_patterns = 0;
+  for (const GrammarState& state : grammar_.states) {
+    num_patterns = std::max(num_patterns, state.pattern);
+  }
+  for (uint32_t i = 1; i <= std::min(num_patterns, kMaxPatternTokens); ++i) {
+    pattern_tokens_.emplace_back(grammar_, *index_, i, i < kMaxPatternTokens ? i : num_patterns);
+  }
 }
 
 bool GrammarMasks::is_stop(TokenId token) const {
@@ -67,6 +76,8 @@ TokenMask GrammarMasks::compute(const GrammarPositions& positions) {
   for (const GrammarPosition& position : positions) {
     if (matcher_.is_string(position)) {
       allow_string_tokens(position, mask);
+    } else if (matcher_.pattern_of(position) != 0) {
+      allow_pattern_tokens(position, mask);
     } else {
       others.push_back(position);
     }
@@ -114,6 +125,21 @@ void GrammarMasks::allow_closing_tokens(const GrammarPosition& position, TokenMa
   GrammarPositions after;
   matcher_.close_string(position, after);
   walk(tokens.closing, after, allow_fitting);
+}
+
+void GrammarMasks::allow_pattern_tokens(const GrammarPosition& position, TokenMask& mask) {
+  TokenMask closing(index_->mask_words(), 0);
+  const std::optional<StateId> before_quote =
+      pattern_tokens_[std::min(matcher_.pattern_of(position), kMaxPatternTokens) - 1].allow_tokens(
+          position.state, mask, closing);
+  if (!before_quote) return;
+  GrammarPositions after;
+  matcher_.step({{position.stack, *before_quote, 0, 0}}, '"', after);
+  const uint8_t inside = grammar_.states[position.state].inside;
+  walk(index_->string_tokens(inside).closing, after, [&](const TokenTrie::Entry& entry) {
+    const auto id = static_cast<size_t>(entry.token);
+    if ((closing[id / 32] >> (id % 32) & 1U) != 0) allow(mask, entry.token);
+  });
 }
 
 // ---- walking the trie -------------------------------------------------------------------------

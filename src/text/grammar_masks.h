@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "text/grammar_matcher.h"
+#include "text/pattern_tokens.h"
 #include "text/token_index.h"
 
 namespace glimpse {
@@ -36,6 +37,7 @@ class GrammarMasks {
  private:
   [[nodiscard]] TokenMask compute(const GrammarPositions& positions);
   void allow_string_tokens(const GrammarPosition& position, TokenMask& mask);
+  void allow_pattern_tokens(const GrammarPosition& position, TokenMask& mask);
   void allow_closing_tokens(const GrammarPosition& position, TokenMask& mask);
   template <typename Visit>
   void walk(const TokenTrie& trie, const GrammarPositions& from, Visit visit);
@@ -49,6 +51,7 @@ class GrammarMasks {
   std::shared_ptr<const TokenIndex> index_;
   std::vector<TokenId> stop_tokens_;
   GrammarMatcher matcher_;
+  std::vector<PatternTokens> pattern_tokens_;
   GrammarPositions start_;
   std::map<GrammarPositions, std::shared_ptr<const TokenMask>> masks_;
   std::atomic<bool> is_worn_ = false;

@@ -53,6 +53,10 @@ class GrammarMatcher {
   [[nodiscard]] bool is_string(const GrammarPosition& position) const {
     return position.state != kEnd && grammar_->states[position.state].is_string;
   }
+  /// The number of the pattern that the position is in; 0: none.
+  [[nodiscard]] uint32_t pattern_of(const GrammarPosition& position) const {
+    return position.state == kEnd ? 0 : grammar_->states[position.state].pattern;
+  }
   /// Stacks that were met so far; they are kept for the matcher's life.
   [[nodiscard]] size_t num_stacks() const { return stacks_.size(); }
 

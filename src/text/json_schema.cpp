@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "text/grammar_pattern.h"
 #include "text/json_schema_overlap.h"
 #include "text/string_formats.h"
 
@@ -23,7 +24,7 @@ const Keywords kAnnotations = {
 const std::map<std::string, Keywords, std::less<>> kKeywordsOfType = {
     {"object", {"properties", "required", "additionalProperties"}},
     {"array", {"items", "prefixItems", "minItems", "maxItems"}},
-    {"string", {"minLength", "maxLength", "format"}},
+    {"string", {"minLength", "maxLength", "pattern", "format"}},
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
     {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
     {"boolean", {}},
@@ -246,14 +247,30 @@ class Compiler {
     const uint32_t least = count_of(schema, "minLength", 0);
     const uint32_t most = count_of(schema, "maxLength", kUnlimited);
     if (least > most) malformed(fmt::format("minLength {} exceeds maxLength {}", least, most));
-    if (!schema.contains("format")) return builder_.string(from, least, most);
+    if (!schema.contains("format")) {
+      return schema.contains("pattern") ? pattern(schema["pattern"], least, most, from)
+                                        : builder_.string(from, least, most);
+    }
+    if (schema.contains("pattern")) unsupported("a pattern beside \"format\"");
     if (least > 0 || most != kUnlimited) unsupported("a length beside \"format\"");
     const Json& format = schema["format"];
+    if (format == "email") return pattern(kEmailPattern, least, most, from);
     const StateId inside = builder_.literal(from, "\"");
     const std::optional<StateId> end =
         format.is_string() ? add_format(builder_, inside, format.get<std::string>()) : std::nullopt;
     if (!end) unsupported(fmt::format("the format {}", shown(format)));
     return builder_.literal(*end, "\"");
+  }
+
+  StateId pattern(const Json& regex, uint32_t least, uint32_t most, StateId from) {
+    if (!regex.is_string()) malformed(fmt::format("\"pattern\" is {}", shown(regex)));
+    try {
+      const RegexAutomaton automaton =
+          compile_regex(parse_regex(regex.get_ref<const std::string&>()));
+      return add_pattern(builder_, from, automaton, least, most);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: {}", place(), error.what()), error.hint());
+    }
   }
 
   StateId choices(const Json& schema, StateId from) {

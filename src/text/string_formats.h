@@ -13,4 +13,10 @@ namespace glimpse {
 [[nodiscard]] std::optional<StateId> add_format(GrammarBuilder& builder, StateId from,
                                                 std::string_view format);
 
+/// Those of the format email: dotted words without quotes, and a host of two to four labels, within
+/// the lengths that RFC 5321 allows.
+inline constexpr std::string_view kEmailPattern =
+    "^[\\w+-]{1,20}(\\.[\\w+-]{1,20}){0,2}@([A-Za-z0-9]{1,20}(-[A-Za-z0-9]{1,20})?\\.){1,3}[A-Za-z]"
+    "{2,10}$";
+
 }  // namespace glimpse

@@ -238,7 +238,10 @@ TEST(JsonSchema, FormatsAreAlwaysRight) {
        {"0123456789abcdef0123456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg"}},
       {"ipv4",
        {"0.0.0.0", "255.255.255.255", "10.1.20.199"},
-       {"256.1.1.1", "1.1.1", "01.1.1.1", "1.1.1.1.1"}}};
+       {"256.1.1.1", "1.1.1", "01.1.1.1", "1.1.1.1.1"}},
+      {"email",
+       {"a@b.cd", "first.last+tag@mail-1.example.org"},
+       {"a@b", "@b.cd", "a@-b.cd", ".a@b.cd", "a..b@c.de", "a b@c.de", "a@b.c-"}}};
   for (const Case& one : cases) {
     const Grammar grammar = compile_json_schema({{"type", "string"}, {"format", one.format}});
     for (const std::string& text : one.good) {
@@ -249,7 +252,7 @@ TEST(JsonSchema, FormatsAreAlwaysRight) {
     }
     EXPECT_FALSE(accepts(grammar, "\"\""));
   }
-  expect_refused(R"({"format": "email"})", ErrorCode::unsupported, "the format \"email\"");
+  expect_refused(R"({"format": "hostname"})", ErrorCode::unsupported, "the format \"hostname\"");
   expect_refused(R"({"format": "date", "maxLength": 3})", ErrorCode::unsupported,
                  "a length beside");
 }
@@ -275,11 +278,122 @@ TEST(JsonSchema, FirstItemsMayHaveSchemasOfTheirOwn) {
   EXPECT_TRUE(accepts(schema(""), R"([1, null, "any", {}])"));
 }
 
+// ---- patterns ---------------------------------------------------------------------------------
+
+std::string with_pattern(std::string_view pattern, const Json& more = Json::object()) {
+  Json schema = {{"type", "string"}, {"pattern", pattern}};
+  schema.update(more);
+  return schema.dump();
+}
+
+TEST(JsonSchema, PatternsSayWhatAStringMayBe) {
+  struct Case {
+    const char* pattern;
+    std::vector<const char*> good;  // texts as JSON writes them
+    std::vector<const char*> bad;
+  };
+  const std::vector<Case> cases = {
+      {"^[A-Z]{2}-\\d{3,4}$", {"AB-123", "XY-0000"}, {"AB-12", "AB-12345", "ab-123", "xAB-123"}},
+      {"foo", {"foo", "a foo!", "foofoo", "größe foo"}, {"", "fo", "f oo"}},
+      {"^foo", {"foo", "foobar"}, {"a foo"}},
+      {"foo$", {"foo", "a foo"}, {"foo a"}},
+      {"^a$|^b+$|c", {"a", "b", "bbb", "xcx"}, {"", "ab", "aa"}},
+      {"(^x|y)z$", {"xz", "yz", "ayz", "xyz"}, {"axz", "yza"}},
+      {"^$", {""}, {"a"}},
+      {"^(?:(?<year>\\d{4})|never)$", {"2024", "never"}, {"202", "2024never"}},
+      {"^(a|b)*?c+?d??$", {"c", "abcd", "bcc"}, {"abd", ""}},
+      {"^[^a-c\\s-]+$", {"xyz", "größe🙂", "\\\""}, {"a", "x y", "x-y", "x\\ty", ""}},
+      {"^\\s+$", {" \\t\\n", "\xC2\xA0\xE2\x80\xA8\xEF\xBB\xBF"}, {"", "a", "\xE2\x80\x8B"}},
+      {"^.$", {"a", "ä", "名", "🙂", "\\\\", "\\\"", "\\t"}, {"", "ab", "\\n", "\xE2\x80\xA8"}},
+      {"^[à-ž名-命🙂]{2}$", {"éž", "名🙂", "吐命"}, {"e", "éa", "名", "名🙃"}},
+      {"^\\u00e9\\x41\\u{1F642}\\ud83d\\ude42\\cJ\\/$", {"éA🙂🙂\\n/"}, {"eA🙂🙂\\n/"}},
+      {"^\\w+\\W\\D\\S$", {"a_9-xy"}, {"a_9-0y", "a_9-x ", "é-xy"}},
+      {"^[\\w.+-]+@[\\w-]+(\\.[\\w-]+)+$", {"a.b+c@d-e.org"}, {"a@b", "@b.c", "a b@c.d"}},
+      {"^#(?:[0-9a-fA-F]{3}){1,2}$", {"#fff", "#A0b1C2"}, {"#ffff", "fff", "#ggg"}},
+      {"^[\\]a-]?{x}{1,}]$", {"{x}]", "{x}}}]"}, {"]"}},
+      {"^[^]{2}$", {"\\n\\r", "ab"}, {"a"}},
+      {"^(a?){3}(){5}b$", {"b", "aaab"}, {"aaaab"}},
+      {"", {"", "anything", "\\u00e9"}, {}},
+      {"a*", {"", "b"}, {}}};
+  for (const Case& one : cases) {
+    SCOPED_TRACE(one.pattern);
+    const Grammar grammar = compile_json_schema(Json::parse(with_pattern(one.pattern)));
+    for (const std::string text : one.good) EXPECT_TRUE(accepts(grammar, '"' + text + '"')) << text;
+    for (const std::string text : one.bad) EXPECT_FALSE(accepts(grammar, '"' + text + '"')) << text;
+    EXPECT_FALSE(accepts(grammar, "\""));
+  }
+}
+
+TEST(JsonSchema, CharactersOfAPatternAreEscapedOnlyWhereTheyMustBe) {
+  const Grammar grammar = compile_json_schema(Json::parse(with_pattern("^[^]$")));
+  for (const char* good :
+       {R"("\"")", R"("\\")", R"("\b")", R"("\f")", R"("\n")", R"("\r")", R"("\t")", R"("/")",
+        "\"\x7F\"", "\"\xEF\xBF\xBF\"", "\"\xF4\x8F\xBF\xBF\""}) {
+    EXPECT_TRUE(accepts(grammar, good)) << good;
+  }
+  for (const char* bad :
+       {R"("\/")", R"("\u0041")", R"("\a")", "\"\n\"", "\"\x1F\"", "\"\xED\xA0\x80\"",
+        "\"\xC0\x80\"", "\"\xF4\x90\x80\x80\"", "\"\xE2\x80\"", "\"\x80\""}) {
+    EXPECT_FALSE(accepts(grammar, bad)) << bad;
+  }
+}
+
+TEST(JsonSchema, APatternKeepsTheLengthBesideIt) {
+  const std::string schema = with_pattern("^(ab)+c?$", {{"minLength", 3}, {"maxLength", 5}});
+  for (const char* good : {R"("abc")", R"("abab")", R"("ababc")"}) {
+    EXPECT_TRUE(accepts(schema, good)) << good;
+  }
+  for (const char* bad : {R"("ab")", R"("ababab")", R"("")"})
+    EXPECT_FALSE(accepts(schema, bad)) << bad;
+  EXPECT_TRUE(accepts(with_pattern("é", {{"minLength", 3}}), R"("aéb")"));
+  EXPECT_FALSE(accepts(with_pattern("é", {{"minLength", 3}}), R"("é")"));
+  EXPECT_TRUE(accepts(with_pattern("", {{"maxLength", 2}}), R"("é🙂")"));
+  EXPECT_FALSE(accepts(with_pattern("", {{"maxLength", 2}}), R"("abc")"));
+  expect_refused(with_pattern("^a{3}$", {{"maxLength", 2}}), ErrorCode::invalid_argument,
+                 "no value satisfies");
+  // A beginning that can no longer become long or short enough is refused at once.
+  const auto masks = masks_of(with_pattern("^(ab|c+)$", {{"minLength", 3}}));
+  const auto mask = masks->mask(masks->after(masks->start(), demo_tokenizer().find("\"")));
+  EXPECT_FALSE(testing::is_allowed(*mask, demo_tokenizer().find("a")));
+  EXPECT_TRUE(testing::is_allowed(*mask, demo_tokenizer().find("c")));
+}
+
+TEST(JsonSchema, WhatHasNoPlaceInAPatternIsNamed) {
+  for (const auto& [pattern, part] :
+       {std::pair("^(?=a)", "look-around"), std::pair("a(?<!b)", "look-around"),
+        std::pair("(a)\\1", "back reference"), std::pair("\\k<a>", "back reference"),
+        std::pair("\\bword", "word boundary"), std::pair("\\p{L}", "\\p"),
+        std::pair("(?i:a)", "(?"), std::pair("a{2,1001}", "1000 times"),
+        std::pair("(a{1,100}){1,1000}", "steps"), std::pair("(x|y)*x(x|y){30}", "more than")}) {
+    expect_refused(with_pattern(pattern), ErrorCode::unsupported, part);
+  }
+  for (const auto& [pattern, part] :
+       {std::pair("(a", "lacks its )"), std::pair("a)", "without its ("),
+        std::pair("[a", "ends too early"), std::pair("*a", "nothing to repeat"),
+        std::pair("a**", "nothing to repeat"), std::pair("^{2}", "nothing to repeat"),
+        std::pair("a{3,2}", "exceeds the most"), std::pair("[z-a]", "before it begins"),
+        std::pair("[a-\\d]", "before it begins"), std::pair("\\y", "no escape"),
+        std::pair("\\xg0", "hexadecimal"), std::pair("\\ud83d", "surrogate"),
+        std::pair("\\u{110000}", "no character"), std::pair("\\", "ends too early")}) {
+    expect_refused(with_pattern(pattern), ErrorCode::invalid_argument, part);
+  }
+  expect_refused(Json{{"properties", {{"a", {{"pattern", "a)"}}}}}}.dump(),
+                 ErrorCode::invalid_argument, "at /properties/a: the pattern a), character 1: ");
+  expect_refused(R"({"pattern": 3})", ErrorCode::invalid_argument, "\"pattern\" is 3");
+  expect_refused(with_pattern("^[]$"), ErrorCode::invalid_argument, "no value satisfies");
+  expect_refused(with_pattern("a^"), ErrorCode::invalid_argument, "no value satisfies");
+  expect_refused(with_pattern("^\\u0001$"), ErrorCode::invalid_argument, "no value satisfies");
+  expect_refused(with_pattern("a", {{"format", "date"}}), ErrorCode::unsupported, "beside");
+  expect_refused(with_pattern(std::string(200, '(')), ErrorCode::unsupported, "nesting");
+  expect_refused(with_pattern(std::string(3000, 'a')), ErrorCode::unsupported, "2000 characters");
+  expect_refused(with_pattern("^a", {{"minLength", 50000}}), ErrorCode::unsupported, "its length");
+}
+
 // ---- refusals -----------------------------------------------------------------------------------
 
 TEST(JsonSchema, AKeywordThatIsNotSupportedIsNamedWithItsPlace) {
-  expect_refused(R"({"properties": {"a": {"type": "string", "pattern": "x+"}}})",
-                 ErrorCode::unsupported, "at /properties/a: the keyword \"pattern\"");
+  expect_refused(R"({"properties": {"a": {"type": "object", "minProperties": 1}}})",
+                 ErrorCode::unsupported, "at /properties/a: the keyword \"minProperties\"");
   expect_refused(R"({"$ref": "#/$defs/x", "$defs": {"x": {"type": "array", "uniqueItems": true}}})",
                  ErrorCode::unsupported, "at /$defs/x: the keyword \"uniqueItems\"");
   for (const char* keyword :

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -99,8 +100,34 @@ class SchemaMaker {
     Json schema = {{"type", "string"}, {"description", word()}};
     const size_t least = below(20);
     if (below(3) == 0) schema["minLength"] = least;
-    if (below(2) == 0) schema["maxLength"] = least + below(30);
+    if (below(3) == 0) {
+      schema["pattern"] = pattern(schema.contains("minLength"));
+    } else if (below(2) == 0) {
+      schema["maxLength"] = least + below(30);
+    }
     return schema;
+  }
+  // Wildcards are bounded, and what may stand anywhere is short: random walks must find their way.
+  std::string pattern(bool open_ended) {
+    static const std::vector<std::string> kAnywhere = {"a",    "\\d",  "\\w+",  "[a-f]",
+                                                       "\\.?", " |\"", "[^a-z]"};
+    static const std::vector<std::string> kAtoms = {
+        "a",         "é",   "名🙂",        "x y", "\\d",  "[a-f]",
+        "(?:ab|c)*", "\\.", "([ \\t]|[0-9])", "\"",  "\\\\", "()"};
+    static const std::vector<std::string> kWildcards = {".", "[^a-z\"]", "\\W", "[\\w-]{0,4}",
+                                                        "[à-ž_]+?"};
+    static const std::vector<std::string> kTimes = {"", "?", "{2}", "{1,3}", "*", "+"};
+    const std::string end = !open_ended && below(2) == 0 ? "$" : "";
+    if (below(3) == 0) return kAnywhere[below(kAnywhere.size())] + end;
+    std::string result = "^";
+    for (size_t i = 0; i <= below(4); ++i) {
+      const bool is_wild = below(4) == 0;
+      const auto& atoms = is_wild ? kWildcards : kAtoms;
+      const std::string& times = kTimes[below(is_wild ? 4 : kTimes.size())];
+      result +=
+          (i > 0 && below(6) == 0 ? "|^(?:" : "(?:") + atoms[below(atoms.size())] + ")" + times;
+    }
+    return result + end;
   }
   Json number(const char* type, int step) {
     Json schema = {{"type", type}};
@@ -160,6 +187,20 @@ class Validator {
     for (const char c : text) length += (static_cast<uint8_t>(c) & 0xC0U) != 0x80U ? 1 : 0;
     return length;
   }
+  static std::wstring wide(std::string_view text) {
+    std::wstring result;
+    while (!text.empty()) {
+      const Utf8Step step = utf8_step(text);
+      result += static_cast<wchar_t>(step.code_point);
+      text.remove_prefix(static_cast<size_t>(step.length));
+    }
+    return result;
+  }
+  static bool matches(const Json& schema, const std::string& text) {
+    if (!schema.contains("pattern")) return true;
+    const std::wregex regex(wide(schema["pattern"].get<std::string>()));
+    return std::regex_search(wide(text), regex);
+  }
   static bool within_count(const Json& schema, const char* least, const char* most, size_t count) {
     return (!schema.contains(least) || count >= schema[least].get<size_t>()) &&
            (!schema.contains(most) || count <= schema[most].get<size_t>());
@@ -199,7 +240,9 @@ class Validator {
       if (!found) return false;
     }
     if (value.is_string()) {
-      return within_count(schema, "minLength", "maxLength", length_of(value.get<std::string>()));
+      const auto text = value.get<std::string>();
+      return within_count(schema, "minLength", "maxLength", length_of(text)) &&
+             matches(schema, text);
     }
     if (value.is_number()) return within_bounds(schema, value.get<double>());
     if (value.is_array()) {
@@ -258,7 +301,9 @@ std::string random_answer(TokenConstraint& constraint, const Tokenizer& tokenize
     if (hurries) {
       for (const char* end : {"\"", "}", "]", "0", "1"}) {
         const TokenId closing = tokenizer.find(end);
-        if (closing >= 0 && is_allowed(mask, closing)) {
+        // A string that cannot end yet may need anything else.
+        const bool is_sure = random() % 4 != 0 || *end == '"';
+        if (closing >= 0 && is_allowed(mask, closing) && is_sure) {
           token = closing;
           break;
         }
