@@ -237,7 +237,7 @@ void Connection::respond(uint64_t number, HttpResponse response) {
   std::string bytes = serialized_head(
       response,
       has_length ? fmt::format("Content-Length: {}\r\n", response.body.size()) : std::string());
-  enqueue(bytes + response.body);
+  enqueue(head_.method == "HEAD" ? bytes : bytes + response.body);
 }
 
 void Connection::start_stream(uint64_t number, HttpResponse head) {

@@ -26,9 +26,13 @@ void CorsList::decorate(std::string_view origin, HttpResponse& response) const {
   }
 }
 
+std::string allowed_methods(std::string_view method) {
+  return fmt::format("{}{}, OPTIONS", method, method == "GET" ? ", HEAD" : "");
+}
+
 HttpResponse preflight_answer(std::string_view method) {
   HttpResponse response{.status = 204, .content_type = ""};
-  response.headers = {{"Allow", fmt::format("{}, OPTIONS", method)},
+  response.headers = {{"Allow", allowed_methods(method)},
                       {"Access-Control-Allow-Methods", std::string(method)},
                       {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id"},
                       {"Access-Control-Max-Age", "600"}};

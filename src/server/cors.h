@@ -22,6 +22,9 @@ class CorsList {
   std::vector<std::string> origins_;
 };
 
+/// The header Allow of a route that takes `method`.
+[[nodiscard]] std::string allowed_methods(std::string_view method);
+
 /// What a browser asks with OPTIONS before it sends a request: how a route may be called. Who may
 /// call it says CorsList::decorate().
 [[nodiscard]] HttpResponse preflight_answer(std::string_view method);

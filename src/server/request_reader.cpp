@@ -31,6 +31,27 @@ std::string copy(boost::beast::string_view text) {
   throw RequestError(400, "the request is not valid HTTP: " + error.message());
 }
 
+// What stands before the path when a request came through a proxy: http://host.
+std::string without_authority(std::string target) {
+  const size_t scheme = target.find("://");
+  if (target.empty() || target[0] == '/' || scheme == std::string::npos) return target;
+  const size_t path = target.find('/', scheme + 3);
+  return path == std::string::npos ? "/" : target.substr(path);
+}
+
+// Where the body's end cannot be known, what follows must not be taken for another request.
+void refuse_codings(const http::request<http::string_body>& request, bool has_body) {
+  const auto transfer = request[http::field::transfer_encoding];
+  if (!transfer.empty() && !boost::beast::iequals(transfer, "chunked")) {
+    throw RequestError(400, "the only Transfer-Encoding that is understood is chunked");
+  }
+  const auto content = request[http::field::content_encoding];
+  if (has_body && !content.empty() && !boost::beast::iequals(content, "identity")) {
+    throw RequestError(415, "the body must not have a Content-Encoding", {},
+                       "send it as it is, without compression", "unsupported_media_type");
+  }
+}
+
 // A client's own id is kept when it can stand in a log line and a header.
 bool is_harmless_id(const std::string& id) {
   return !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
@@ -114,7 +135,7 @@ void RequestReader::read_head() {
   head_read_ = true;
   const auto& request = parser_->get().get();
   head_.method = copy(request.method_string());
-  const std::string target = copy(request.target());
+  const std::string target = without_authority(copy(request.target()));
   head_.path = target.substr(0, target.find('?'));
   head_.authorization = copy(request[http::field::authorization]);
   head_.content_type = copy(request[http::field::content_type]);
@@ -127,6 +148,7 @@ void RequestReader::read_head() {
       boost::beast::iequals(request[http::field::expect], "100-continue") && head_.can_stream;
   head_.has_body = parser_->get().chunked() || parser_->get().content_length().value_or(0) > 0;
   head_.content_length = parser_->get().content_length().value_or(0);
+  refuse_codings(request, head_.has_body);
 }
 
 }  // namespace glimpse

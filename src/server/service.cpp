@@ -29,11 +29,19 @@ std::string fresh_id(ApiKind kind) {
 }
 
 bool has_json(const HttpHead& head) {
-  std::string type = head.content_type.substr(0, head.content_type.find(';'));
-  while (!type.empty() && type.back() == ' ') type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return type == "application/json";
+  std::string type;  // without what carries no meaning
+  for (const char c : head.content_type) {
+    if (c == ' ' || c == '\t' || c == '"') continue;
+    type += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  const size_t charset = type.find(";charset=");
+  const bool is_utf8 = charset == std::string::npos || type.substr(charset) == ";charset=utf-8";
+  return type.substr(0, type.find(';')) == "application/json" && is_utf8;
+}
+
+// HEAD asks for what GET would answer, without the body, which the connection leaves out.
+bool takes(std::string_view route_method, std::string_view method) {
+  return method == route_method || (method == "HEAD" && route_method == "GET");
 }
 
 }  // namespace
@@ -106,11 +114,11 @@ std::optional<HttpResponse> Service::refuse(const HttpHead& head) {
                                        "GET /openapi.json lists them", "unknown_route"));
   }
   if (head.method == "OPTIONS") return std::nullopt;
-  if (head.method != route->method) {
+  if (!takes(route->method, head.method)) {
     HttpResponse response = error_response(
         RequestError(405, fmt::format("{} takes {} only", route->path, route->method), {}, {},
                      "method_not_allowed"));
-    response.headers.emplace_back("Allow", fmt::format("{}, OPTIONS", route->method));
+    response.headers.emplace_back("Allow", allowed_methods(route->method));
     return response;
   }
   if (route->needs_key && !keys_.accept(head.authorization)) {
@@ -126,7 +134,7 @@ std::optional<HttpResponse> Service::refuse(const HttpHead& head) {
         Error(ErrorCode::cancelled, "the server is shutting down", "ask another one"));
   }
   if (!has_json(head)) {
-    return error_response(RequestError(415, "the body must be application/json", {},
+    return error_response(RequestError(415, "the body must be application/json in UTF-8", {},
                                        "send Content-Type: application/json",
                                        "unsupported_media_type"));
   }

@@ -5,6 +5,7 @@ import concurrent.futures
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -172,6 +173,36 @@ class Serve(unittest.TestCase):
         self.assertEqual(call(self.port, "POST", chat, "{}", {"Content-Type": "text/plain"})[0], 415)
         self.assertEqual(call(self.port, "POST", chat, "[" * 10)[0], 400)
         self.assertEqual(call(self.port, "POST", chat, " " * (5 << 20))[0], 413)
+
+    def exchange(self, data):
+        """What comes back over a connection of its own until the server closes it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(data)
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def test_requests_sent_in_a_row_are_answered_in_their_order(self):
+        text = self.exchange(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+                             b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n"
+                             b"HEAD /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+                             b"GET http://x/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        heads = [part.split("\r\n\r\n") for part in text.split("HTTP/1.1 ")[1:]]
+        self.assertEqual([head[:3] for head, _ in heads], ["200", "200", "404", "200"])
+        self.assertEqual([bool(body) for _, body in heads], [True, False, False, True])
+        self.assertIn(f"Content-Length: {len(heads[0][1])}", heads[1][0])
+
+    def test_what_is_no_http_gets_a_400_and_an_end(self):
+        post = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        post += f"Authorization: Bearer {KEY}\r\n".encode()
+        for data in (b"GET /health HTTP/2.0\r\n\r\n", b"\x16\x03\x01\x02\r\n\r\n",
+                     post + b"Content-Length: -5\r\n\r\n",
+                     post + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+                     post + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+                     post + b"Transfer-Encoding: gzip\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
+                     post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"):
+            head, body = self.exchange(data).split("\r\n\r\n")
+            self.assertTrue(head.startswith("HTTP/1.1 400 "), (data, head))
+            self.assertIn("Connection: close", head)
+            self.assertEqual(sorted(json.loads(body)["error"]), ["code", "message", "param", "type"])
 
     def test_only_listed_origins_may_call(self):
         for origin, expected in (("https://example.org", "https://example.org"),

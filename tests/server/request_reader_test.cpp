@@ -70,6 +70,28 @@ TEST(RequestReader, RefusesWhatIsTooLargeOrNoHttp) {
             413);
 }
 
+TEST(RequestReader, RefusesBodiesWhoseCodingItDoesNotKnow) {
+  const auto post = [](const std::string& headers) {
+    return status_of("POST / HTTP/1.1\r\n" + headers + "\r\n\r\n{}", {});
+  };
+  EXPECT_EQ(post("Transfer-Encoding: gzip"), 400);
+  EXPECT_EQ(post("Transfer-Encoding: gzip, chunked"), 400);
+  EXPECT_EQ(post("Content-Length: 2\r\nContent-Encoding: gzip"), 415);
+  EXPECT_EQ(post("Content-Length: 2\r\nContent-Encoding: identity"), 0);
+}
+
+TEST(RequestReader, ATargetMayNameItsHost) {
+  const auto path_of = [](const std::string& target) {
+    RequestReader reader({});
+    feed(reader, "GET " + target + " HTTP/1.1\r\n\r\n", 4096);
+    return reader.head().path;
+  };
+  EXPECT_EQ(path_of("http://here:80/health?a=b"), "/health");
+  EXPECT_EQ(path_of("http://here"), "/");
+  EXPECT_EQ(path_of("/a?b=c://d/e"), "/a");
+  EXPECT_EQ(path_of("*"), "*");
+}
+
 TEST(RequestReader, KeepsAnIdOnlyIfItCanStandInALog) {
   const auto id_of = [](const std::string& id) {
     RequestReader reader({});

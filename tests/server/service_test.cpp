@@ -80,6 +80,23 @@ TEST(Service, OnlyHealthAndTheDocumentNeedNoKey) {
   service.stop();
 }
 
+TEST(Service, BodiesMustBeJsonInUtf8) {
+  EngineHost host([] { return std::make_unique<Engine>(demo_options()); },
+                  std::chrono::milliseconds(0));
+  Service service(host, quiet_options());
+  HttpHead head = head_of("POST", "/v1/completions");
+  for (const char* type : {"application/json", "Application/JSON ; charset=\"UTF-8\""}) {
+    head.content_type = type;
+    EXPECT_EQ(ask(service, head, "{}").status, 400) << type;  // the prompt is missing
+  }
+  for (const char* type :
+       {"", "text/plain", "application/jsonp", "application/json; charset=latin1"}) {
+    head.content_type = type;
+    EXPECT_EQ(ask(service, head, "{}").status, 415) << type;
+  }
+  service.stop();
+}
+
 // The step hangs in a callback that does not return, which the engine takes for a device fault.
 TEST(Service, ADeviceFaultIsToldToOpenRequestsToNewOnesAndToHealth) {
   std::promise<void> release;
