@@ -36,31 +36,44 @@ class Readme(unittest.TestCase):
                 tried += 1
         self.assertGreater(tried, 0)
 
-    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
-    def test_the_server_answers_the_curl_examples(self):
-        block, = [b for b in re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-                  if "curl" in b]
-        serve, commands = block.split("\n", 1)
+    def run_beside_a_server(self, document):
+        """Lines that the shell examples of a document print, which begin by starting a server."""
+        blocks = re.findall(r"^```sh\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+        examples = "".join(b for b in blocks if "127.0.0.1:8000" in b)
+        serve, commands = examples.split("\n", 1)
         self.assertEqual(serve, "./glimpse serve --port 8000 &")
         process, port = start()
         try:
-            self.assertIn("127.0.0.1:8000", commands)
             script = commands.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
             script = script.replace("./glimpse ", '"$GLIMPSE_PROGRAM" ')
             # The answers of the API have no line end.
-            script = re.sub(r"^curl.*$|(?<=\|\n)  curl.*$", r"\g<0>; echo", script, flags=re.MULTILINE)
+            script = "curl() { command curl \"$@\"; echo; }\n" + script
             result = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", script], cwd=SOURCE, capture_output=True,
                 text=True, timeout=120, check=False, env=dict(os.environ, GLIMPSE_PROGRAM=PROGRAM))
             self.assertEqual(result.returncode, 0, result.stderr)
-            models, chat, answer = result.stdout.splitlines()
-            self.assertEqual(json.loads(models)["object"], "list")
-            for text in (json.loads(chat)["choices"][0]["message"]["content"], answer):
-                self.assertIn("police car", text)
+            return [line for line in result.stdout.splitlines() if line]
         finally:
             process.terminate()
             process.wait(60)
             process.stderr.close()
+
+    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
+    def test_the_server_answers_the_curl_examples(self):
+        models, chat, answer = self.run_beside_a_server(README)
+        self.assertEqual(json.loads(models)["object"], "list")
+        for text in (json.loads(chat)["choices"][0]["message"]["content"], answer):
+            self.assertIn("police car", text)
+
+    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
+    def test_the_server_answers_the_examples_of_its_document(self):
+        document = (SOURCE / "docs" / "api.md").read_text(encoding="utf-8")
+        chat, *events, plate, answer = self.run_beside_a_server(document)
+        for text in (json.loads(chat)["choices"][0]["message"]["content"], answer):
+            self.assertIn("police car", text)
+        self.assertEqual(events[-1], "data: [DONE]")
+        plate = json.loads(json.loads(plate)["choices"][0]["message"]["content"])["plate"]
+        self.assertRegex(plate, r"\A[A-Z]{1,3}-[A-Z]{1,2} [0-9]{1,4}\Z")
 
     def test_every_command_of_the_table_exists(self):
         commands = re.findall(r"^\| `(\w+)[^`]*` \|", README, re.MULTILINE)
