@@ -10,7 +10,9 @@ namespace glimpse {
 namespace {
 
 constexpr size_t kMaxStacks = 20'000;
-constexpr uint32_t kMaxPatternTokens = 8;  // some MB each; patterns beyond share the last
+// Of sixteen bytes: patterns beyond either limit share what is made last.
+constexpr size_t kMaxPatternNodes = 400'000;
+constexpr size_t kMaxPatternTokens = 8;
 
 }  // namespace
 
@@ -28,8 +30,14 @@ GrammarMasks::GrammarMasks(Grammar grammar, std::shared_ptr<const TokenIndex> in
   for (const GrammarState& state : grammar_.states) {
     num_patterns = std::max(num_patterns, state.pattern);
   }
-  for (uint32_t i = 1; i <= std::min(num_patterns, kMaxPatternTokens); ++i) {
-    pattern_tokens_.emplace_back(grammar_, *index_, i, i < kMaxPatternTokens ? i : num_patterns);
+  size_t num_nodes = 0;
+  for (uint32_t first = 1; first <= num_patterns;) {
+    const bool is_last =
+        num_nodes > kMaxPatternNodes || pattern_tokens_.size() + 1 == kMaxPatternTokens;
+    const uint32_t last = is_last ? num_patterns : first;
+    pattern_tokens_.emplace_back(grammar_, *index_, first, last);
+    num_nodes += pattern_tokens_.back().num_nodes();
+    first = last + 1;
   }
 }
 
@@ -130,8 +138,8 @@ void GrammarMasks::allow_closing_tokens(const GrammarPosition& position, TokenMa
 void GrammarMasks::allow_pattern_tokens(const GrammarPosition& position, TokenMask& mask) {
   TokenMask closing(index_->mask_words(), 0);
   const std::optional<StateId> before_quote =
-      pattern_tokens_[std::min(matcher_.pattern_of(position), kMaxPatternTokens) - 1].allow_tokens(
-          position.state, mask, closing);
+      pattern_tokens_[std::min<size_t>(matcher_.pattern_of(position), pattern_tokens_.size()) - 1]
+          .allow_tokens(position.state, mask, closing);
   if (!before_quote) return;
   GrammarPositions after;
   matcher_.step({{position.stack, *before_quote, 0, 0}}, '"', after);

@@ -281,6 +281,12 @@ const PatternTokens::More& PatternTokens::Trie::more_of(uint32_t node) const {
                            [](const More& one, uint32_t other) { return one.node < other; });
 }
 
+size_t PatternTokens::num_nodes() const {
+  size_t count = 0;
+  for (const Trie& trie : tries_) count += trie.nodes.size();
+  return count;
+}
+
 // ---- masks --------------------------------------------------------------------------------------
 
 std::optional<StateId> PatternTokens::allow_tokens(StateId from, TokenMask& mask,

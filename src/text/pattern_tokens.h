@@ -23,7 +23,11 @@ class PatternTokens {
   /// Allows the tokens that stay inside from a state of a pattern, and those that end with its
   /// closing quote. Adds tokens that go on after the quote to `closing`, and returns a state that
   /// the quote may follow if there are any.
-  std::optional<StateId> allow_tokens(StateId from, TokenMask& mask, TokenMask& closing) const;
+  [[nodiscard]] std::optional<StateId> allow_tokens(StateId from, TokenMask& mask,
+                                                    TokenMask& closing) const;
+
+  /// How much was built.
+  [[nodiscard]] size_t num_nodes() const;
 
  private:
   // Classes of bytes that some state refuses.

@@ -358,6 +358,29 @@ TEST(JsonSchema, APatternKeepsTheLengthBesideIt) {
   EXPECT_TRUE(testing::is_allowed(*mask, demo_tokenizer().find("c")));
 }
 
+TEST(JsonSchema, ManyPatternsShareTheirTokensAndKeepApart) {
+  Json schema = {
+      {"type", "array"}, {"items", false}, {"minItems", 12}, {"prefixItems", Json::array()}};
+  for (int i = 0; i < 12; ++i) {
+    const char letter = static_cast<char>('a' + i);
+    const std::string pattern = fmt::format("^{}[^{}]?{}$", letter, letter, letter);
+    schema["prefixItems"].push_back({{"pattern", pattern}, {"type", "string"}});
+  }
+  const auto masks = masks_of(compile_json_schema(schema));
+  std::mt19937 random(8);
+  for (int walk = 0; walk < 5; ++walk) {
+    GrammarConstraint constraint(masks);
+    const Json value = Json::parse(testing::random_answer(
+        constraint, demo_tokenizer(), kStop, 60, random, [](std::span<const uint32_t>) {}));
+    ASSERT_EQ(value.size(), 12U);
+    for (size_t i = 0; i < value.size(); ++i) {
+      const auto text = value[i].get<std::string>();
+      EXPECT_EQ(text.front(), static_cast<char>('a' + i)) << text;
+      EXPECT_EQ(text.back(), static_cast<char>('a' + i)) << text;
+    }
+  }
+}
+
 TEST(JsonSchema, WhatHasNoPlaceInAPatternIsNamed) {
   for (const auto& [pattern, part] :
        {std::pair("^(?=a)", "look-around"), std::pair("a(?<!b)", "look-around"),
