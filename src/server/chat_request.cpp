@@ -13,11 +13,16 @@ namespace {
 
 constexpr int kMostTokens = 1 << 20;
 constexpr int kMostAlternatives = 20;
+constexpr size_t kMostStops = 64;  // the engine's
 
 void take_stop(Fields& fields, SamplingOptions& sampling) {
   const Json* stop = fields.take("stop");
   if (stop == nullptr) return;
   const Json list = stop->is_array() ? *stop : Json::array({*stop});
+  if (list.size() > kMostStops) {
+    fields.refuse("stop",
+                  fmt::format("has {} strings, at most {} are possible", list.size(), kMostStops));
+  }
   sampling.stop.clear();
   for (const Json& text : list) {
     if (!text.is_string() || text.get_ref<const std::string&>().empty()) {

@@ -97,6 +97,7 @@ TEST(ChatRequest, RefusesByTheNameOfTheField) {
       {chat_with("n", 1.5), "n"},
       {chat_with("stop", {1}), "stop"},
       {chat_with("stop", ""), "stop"},
+      {chat_with("stop", std::vector<std::string>(65, "x")), "stop"},
       {chat_with("top_logprobs", 3), "top_logprobs"},
       {chat_with("stream_options", {{"include_usage", true}}), "stream_options"},
       {chat_with("tool_choice", "required"), "tool_choice"},
