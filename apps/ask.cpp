@@ -79,6 +79,7 @@ Json messages_of(const AskCommand& command) {
   Json content = Json::array();
   const std::vector<std::string> files(command.words.begin(), command.words.end() - 1);
   for (const PictureInput& input : find_pictures(files)) {
+    if (input.fault) throw Error(*input.fault);
     content.push_back(picture_part(command, input));
   }
   content.push_back({{"type", "text"}, {"text", question}});
@@ -209,17 +210,17 @@ class AnswerReader {
 void print_server_stats(const ServerAnswer& answer) {
   const Json usage = answer.last.value("usage", Json::object());
   const Json timings = answer.last.value("timings", Json::object());
-  fmt::print(stderr, "model     {}\n", answer.last.value("model", "?"));
+  say("model     {}\n", answer.last.value("model", "?"));
   for (const Json& picture : usage.value("pictures", Json::array())) {
-    fmt::print(stderr, "picture   {}x{} to {}x{}: {} visual tokens{}\n", picture.value("width", 0),
-               picture.value("height", 0), picture.value("resized_width", 0),
-               picture.value("resized_height", 0), picture.value("visual_tokens", 0),
-               picture.value("from_cache", false) ? ", from the cache" : "");
+    say("picture   {}x{} to {}x{}: {} visual tokens{}\n", picture.value("width", 0),
+        picture.value("height", 0), picture.value("resized_width", 0),
+        picture.value("resized_height", 0), picture.value("visual_tokens", 0),
+        picture.value("from_cache", false) ? ", from the cache" : "");
   }
-  fmt::print(stderr, "tokens    {} of prompt, {} of answer\n", usage.value("prompt_tokens", 0),
-             usage.value("completion_tokens", 0));
+  say("tokens    {} of prompt, {} of answer\n", usage.value("prompt_tokens", 0),
+      usage.value("completion_tokens", 0));
   for (const auto& [name, value] : timings.items()) {
-    if (value.is_number()) fmt::print(stderr, "{:18} {:9.1f}\n", name, value.get<double>());
+    if (value.is_number()) say("{:18} {:9.1f}\n", name, value.get<double>());
   }
 }
 
@@ -256,6 +257,7 @@ int run(const AskCommand& command) {
     print_json_line(value);
   } else {
     std::fputc('\n', stdout);
+    flush_output();
   }
   if (command.flags.stats) print_server_stats(answer);
   return 0;
@@ -281,10 +283,10 @@ void add_ask_command(CLI::App& program, int& result) {
                   "file with the key (default: the variable GLIMPSE_API_KEY)")
       ->group(group);
   app->add_option("--min-pixels", command->min_pixels, "smallest area a picture is scaled to")
-      ->check(CLI::PositiveNumber)
+      ->check(between(int64_t{1}, kMostPixels))
       ->group(group);
   app->add_option("--max-pixels", command->max_pixels, "largest area a picture is scaled to")
-      ->check(CLI::PositiveNumber)
+      ->check(between(int64_t{1}, kMostPixels))
       ->group(group);
   add_sampling_flags(*app, command->flags.sampling);
   add_output_flags(*app, command->flags);

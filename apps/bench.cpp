@@ -96,6 +96,23 @@ Picture make_picture(int width, int height, uint32_t seed) {
   return {.bytes = std::move(file), .name = "benchmark picture"};
 }
 
+// Width and height of "1024x768".
+std::pair<int, int> sides_of(const std::string& size) {
+  constexpr int kMostSide = 16384;
+  int width = 0;
+  int height = 0;
+  int used = 0;
+  const bool is_size = std::sscanf(size.c_str(), "%5dx%5d%n", &width, &height, &used) == 2 &&
+                       static_cast<size_t>(used) == size.size();
+  if (!is_size || width < 1 || height < 1 || width > kMostSide || height > kMostSide) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("'{}' is not a picture size of 1x1 to {}x{}", size, kMostSide, kMostSide),
+        "write it as WIDTHxHEIGHT, for example 1024x768");
+  }
+  return {width, height};
+}
+
 // Tokens that repeat nothing across runs: the prefix cache must not answer for the model.
 std::vector<int32_t> make_tokens(int64_t count, int64_t vocabulary, uint32_t seed) {
   std::vector<int32_t> tokens;
@@ -247,12 +264,7 @@ class Bench {
   }
 
   Request picture_request(const std::string& size) {
-    int width = 0;
-    int height = 0;
-    if (std::sscanf(size.c_str(), "%dx%d", &width, &height) != 2 || width < 1 || height < 1) {
-      throw Error(ErrorCode::invalid_argument, fmt::format("'{}' is not a picture size", size),
-                  "write it as WIDTHxHEIGHT, for example 1024x768");
-    }
+    const auto [width, height] = sides_of(size);
     Request request = blank(1);
     request.raw_tokens = {engine_.model().image_token_id};
     request.raw_pictures = {make_picture(width, height, ++seed_)};
@@ -298,10 +310,11 @@ void print_row(const Measurement& measurement) {
   for (const auto& [name, milliseconds] : measurement.parts) {
     fmt::print("  {:<18} {:>10.2f} ms\n", name, quantile(milliseconds, 0.5));
   }
-  std::fflush(stdout);
+  flush_output();
 }
 
 int run(BenchCommand& command) {
+  for (const std::string& size : command.pictures) static_cast<void>(sides_of(size));
   if (command.flags.engine.max_sequences == 0) {
     command.flags.engine.max_sequences =
         *std::max_element(command.batch.begin(), command.batch.end());
@@ -370,7 +383,7 @@ void add_bench_command(CLI::App& program, int& result) {
       ->delimiter(',');
   app->add_option("--prefill", command->prefill, "prompt lengths in tokens, as 128,512")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(between(1, 1 << 20));
   app->add_option("--decode", command->decode, "answer lengths in tokens")
       ->delimiter(',')
       ->check(between(2, 1 << 20));
@@ -378,10 +391,10 @@ void add_bench_command(CLI::App& program, int& result) {
       ->delimiter(',')
       ->check(between(1, 1024));
   app->add_option("--prompt", command->prompt, "tokens before each answer (default: 32)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(between(1, 1 << 20));
   app->add_option("--kv-tokens", command->flags.engine.kv_tokens,
                   "tokens the KV cache holds in all (default: the context for each sequence)")
-      ->check(CLI::PositiveNumber);
+      ->check(between(int64_t{1}, int64_t{1} << 40));
   app->add_option("--repeat", command->repeat, "measurements of each (default: 5)")
       ->check(between(1, 1000));
   app->add_flag("--steps", command->steps,

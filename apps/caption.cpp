@@ -32,12 +32,14 @@ Request make_request(const CaptionCommand& command, Picture picture) {
   return request;
 }
 
-// One line per answer: a line break inside it becomes "\n".
+// One line per answer: a line break inside it, or in a file's name, becomes "\n".
 std::string on_one_line(const std::string& text) {
   std::string line;
   for (const char c : text) {
     if (c == '\n') {
       line += "\\n";
+    } else if (c == '\r') {
+      line += "\\r";
     } else if (c == '\t') {
       line += "\\t";
     } else if (c == '\\') {
@@ -57,8 +59,8 @@ void print_answer(const CaptionCommand& command, const Engine& engine, const Pic
     value["stats"] = stats_json(engine, answer.usage, answer.timings);
     print_json_line(value);
   } else {
-    fmt::print("{}\t{}\n", input.name, on_one_line(answer.text));
-    std::fflush(stdout);
+    fmt::print("{}\t{}\n", on_one_line(input.name), on_one_line(answer.text));
+    flush_output();
   }
   if (command.flags.stats) print_stats(engine, answer.usage, answer.timings);
 }
@@ -74,7 +76,7 @@ void stream_one(const CaptionCommand& command, Engine& engine, PictureInput& inp
       });
   if (!stream) return print_answer(command, engine, input, answer);
   std::fputc('\n', stdout);
-  std::fflush(stdout);
+  flush_output();
   if (command.flags.stats) print_stats(engine, answer.usage, answer.timings);
 }
 
@@ -90,10 +92,13 @@ int caption_all(const CaptionCommand& command, Engine& engine, std::vector<Pictu
   int result = 0;
   while (next < inputs.size() || !flights.empty()) {
     while (next < inputs.size() && flights.size() < window) {
+      const std::optional<Error>& fault = inputs[next].fault;
       Request request = make_request(command, std::move(inputs[next].picture));
-      flights.push_back({next++, std::async(std::launch::async, [&engine, request]() mutable {
-                           return engine.answer(std::move(request));
-                         })});
+      flights.push_back(
+          {next++, std::async(std::launch::async, [&engine, &fault, request]() mutable {
+             if (fault) throw Error(*fault);
+             return engine.answer(std::move(request));
+           })});
     }
     Flight flight = std::move(flights.front());
     flights.pop_front();
@@ -112,6 +117,7 @@ int caption_all(const CaptionCommand& command, Engine& engine, std::vector<Pictu
 
 int run(CaptionCommand& command) {
   std::vector<PictureInput> inputs = find_pictures(command.files);
+  if (inputs.size() == 1 && inputs.front().fault) throw Error(*inputs.front().fault);
   EngineOptions& engine_options = command.flags.engine;
   if (engine_options.max_sequences == 0) {
     engine_options.max_sequences =
@@ -131,7 +137,7 @@ void add_caption_command(CLI::App& program, int& result) {
   CLI::App* app = program.add_subcommand(
       "caption",
       "Describe pictures. One picture: its text, streamed. Several: 'path<TAB>text' lines, line "
-      "breaks written as \\n, or JSON lines with --json.");
+      "breaks and tabs written as \\n and \\t, or JSON lines with --json.");
   app->add_option("FILE", command->files,
                   "picture files; a directory stands for the pictures in it, - for standard input")
       ->required();
@@ -141,7 +147,7 @@ void add_caption_command(CLI::App& program, int& result) {
                   fmt::format("pictures described together (default: {}, fewer on a GPU short of "
                               "memory)",
                               kDefaultSequences))
-      ->check(CLI::Range(1, 1024));
+      ->check(between(1, 1024));
   add_common_flags(*app, command->flags);
   app->callback([command, &result] { result = run(*command); });
 }

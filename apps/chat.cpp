@@ -97,7 +97,7 @@ class Chat {
     } else if (word == "/image") {
       add_picture(rest);
     } else if (!word.empty() && word[0] == '/') {
-      fmt::print(stderr, "glimpse: there is no command {}\n{}", word, kHelp);
+      say("glimpse: there is no command {}\n{}", word, kHelp);
     } else if (!line.empty()) {
       ask(line);
     }
@@ -121,7 +121,7 @@ class Chat {
                           "/image PATH names a picture file"));
     }
     pending_.push_back(Part::of_picture({.path = path}));
-    if (!flags_.quiet) fmt::print(stderr, "glimpse: {} goes with your next message\n", path);
+    if (!flags_.quiet) say("glimpse: {} goes with your next message\n", path);
   }
 
   void ask(const std::string& question) {
@@ -178,7 +178,7 @@ class Chat {
       print_json_line(answer_json(answer));
     } else {
       fmt::print("{}\n", cancelled ? " [stopped]" : "");
-      std::fflush(stdout);
+      flush_output();
     }
     return answer;
   }
@@ -197,8 +197,7 @@ int run(CommonFlags& flags) {
   LineReader lines;
   Chat chat(*engine, flags);
   if (lines.is_terminal() && !flags.quiet) {
-    fmt::print(stderr, "{} on {}. /help lists the commands.\n", engine->model().name,
-               engine->model().device);
+    say("{} on {}. /help lists the commands.\n", engine->model().name, engine->model().device);
   }
   std::string line;
   while (lines.read(line) && chat.handle(line)) {

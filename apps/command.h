@@ -1,7 +1,10 @@
 // What every subcommand shares: the table of common flags, reporting, and exit codes.
 #pragma once
 
+#include <charconv>
 #include <cstdint>
+#include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,6 +20,9 @@ namespace glimpse {
 /// Sequences that commands for many answers compute together, unless told otherwise.
 inline constexpr int kDefaultSequences = 8;
 
+/// No --min-pixels or --max-pixels is larger.
+inline constexpr int64_t kMostPixels = int64_t{1} << 40;
+
 /// The common flags, filled by the parser.
 struct CommonFlags {
   EngineOptions engine;
@@ -30,13 +36,21 @@ struct CommonFlags {
 /// Adds the one table of common flags to a subcommand. `flags` must outlive the parse.
 void add_common_flags(CLI::App& command, CommonFlags& flags);
 
+/// Words on standard error. Never throws: where nobody can read, there is nobody to tell.
+template <typename... Values>
+void say(fmt::format_string<Values...> format, Values&&... values) {
+  const std::string text = fmt::format(format, std::forward<Values>(values)...);
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
 /// A check of a numeric flag that says the value and both limits.
 template <typename T>
 CLI::Validator between(T least, T most) {
   return {[least, most](const std::string& text) -> std::string {
             T value{};
-            if (CLI::detail::lexical_cast(text, value) && value >= least && value <= most)
-              return {};
+            const char* end = text.data() + text.size();
+            const auto [rest, error] = std::from_chars(text.data(), end, value);
+            if (error == std::errc() && rest == end && value >= least && value <= most) return {};
             return fmt::format("'{}' is not between {} and {}", text, least, most);
           },
           fmt::format("{} to {}", least, most)};
@@ -52,6 +66,20 @@ void add_output_flags(CLI::App& command, CommonFlags& flags);
 
 /// Loads the engine with a progress bar and notices on standard error (unless --quiet).
 std::unique_ptr<Engine> load_engine(CommonFlags& flags);
+
+/// Standard output takes nothing more: a full disk, a closed descriptor.
+class OutputError : public std::exception {
+ public:
+  [[nodiscard]] const char* what() const noexcept override { return "cannot write the output"; }
+};
+inline constexpr int kOutputExitCode = 10;
+
+/// Hands what was printed to whoever reads it. Throws OutputError.
+void flush_output();
+/// Says that and why standard output failed; the exit code.
+[[nodiscard]] int report_output_error();
+/// Standard streams that the caller closed become /dev/null, so that no file takes their numbers.
+void open_standard_streams();
 
 /// The process's exit code for each kind of error; --help lists them.
 [[nodiscard]] int exit_code(ErrorCode code);

@@ -1,4 +1,5 @@
 #include <charconv>
+#include <limits>
 #include <map>
 
 #include "command.h"
@@ -124,9 +125,9 @@ void add_memory_flags(CLI::App& command, EngineOptions& engine) {
   group.toggle("--quantize-fp8", engine.quantize_to_fp8,
                "store BF16 text projections as block FP8 while loading");
   group.value("--min-pixels", engine.min_pixels, "smallest area a picture is scaled to")
-      ->check(CLI::PositiveNumber);
+      ->check(between(int64_t{1}, kMostPixels));
   group.value("--max-pixels", engine.max_pixels, "largest area a picture is scaled to")
-      ->check(CLI::PositiveNumber);
+      ->check(between(int64_t{1}, kMostPixels));
 }
 
 void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
@@ -136,7 +137,7 @@ void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
   group.value("--temperature", sampling.temperature, "0 always takes the most likely token")
       ->check(between(0.0, 100.0));
   group.value("--top-k", sampling.top_k, "keep the k most likely tokens; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1 << 24));
   group.value("--top-p", sampling.top_p, "keep the smallest set of this probability")
       ->check(between(0.0, 1.0));
   group.value("--min-p", sampling.min_p, "drop tokens under this share of the most likely one")
@@ -147,7 +148,8 @@ void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
       ->check(between(-2.0, 2.0));
   group.value("--frequency-penalty", sampling.frequency_penalty, "over the answer; 0: off")
       ->check(between(-2.0, 2.0));
-  group.value("--seed", sampling.seed, "equal seeds give equal answers");
+  group.value("--seed", sampling.seed, "equal seeds give equal answers")
+      ->check(between(uint64_t{0}, std::numeric_limits<uint64_t>::max()));
   group.value("--stop", sampling.stop, "end the answer before this text; may be repeated")
       ->take_all();
   group.toggle("--ignore-eos", sampling.ignore_eos, "go on to --max-tokens");
@@ -155,7 +157,7 @@ void add_sampling_flags(CLI::App& command, SamplingOptions& sampling) {
       ->check(between(0, 20));
   group.toggle("!--no-loop-guard", sampling.loop_guard, "let a repeating answer go on");
   group.value("--thinking-budget", sampling.thinking_budget, "most tokens of reasoning")
-      ->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1 << 20));
 }
 
 void add_output_flags(CLI::App& command, CommonFlags& flags) {

@@ -1,5 +1,6 @@
 // Mistakes on the command line: one sentence with the value, and what to type instead.
 #include <algorithm>
+#include <iostream>
 #include <numeric>
 #include <vector>
 
@@ -53,7 +54,11 @@ Error unexpected(const CLI::App& app, const std::string& command, std::string wo
 }  // namespace
 
 int report_flags(const CLI::App& program, const CLI::ParseError& error) {
-  if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
+  if (error.get_exit_code() == 0) {  // --help, --version
+    const int code = program.exit(error);
+    std::cout.flush();
+    return std::cout.good() ? code : report_output_error();
+  }
   const CLI::App* app = &program;
   std::string command = program.get_name();
   for (const CLI::App* chosen : program.get_subcommands()) {

@@ -1,10 +1,13 @@
 // Everything the program says beside its answers: errors, progress, notices, statistics.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include <fmt/format.h>
@@ -39,16 +42,14 @@ void draw_progress(const LoadProgress& progress) {
                                                       static_cast<double>(progress.total_bytes)
                                                 : 1.0;
   const auto filled = static_cast<size_t>(share * kWidth);
-  fmt::print(stderr, "\r\x1b[2K{} [{:-<{}}] {:.0f} of {:.0f} MiB", progress.stage,
-             std::string(filled, '#'), kWidth, mebibytes(progress.done_bytes),
-             mebibytes(progress.total_bytes));
+  say("\r\x1b[2K{} [{:-<{}}] {:.0f} of {:.0f} MiB", progress.stage, std::string(filled, '#'),
+      kWidth, mebibytes(progress.done_bytes), mebibytes(progress.total_bytes));
   std::fflush(stderr);
 }
 
 // The answers that say so are still on their way to their readers.
 [[noreturn]] void end_stuck_process(const std::string& fault) {
-  fmt::print(stderr, "glimpse: {}\n  restart it; `glimpse doctor` tests the card and its driver\n",
-             fault);
+  say("glimpse: {}\n  restart it; `glimpse doctor` tests the card and its driver\n", fault);
   std::this_thread::sleep_for(std::chrono::seconds(1));
   std::_Exit(kStuckExitCode);
 }
@@ -86,8 +87,28 @@ int exit_code(ErrorCode code) {
 }
 
 void report(const Error& error) {
-  fmt::print(stderr, "glimpse: {}\n", error.what());
-  if (!error.hint().empty()) fmt::print(stderr, "  {}\n", error.hint());
+  say("glimpse: {}\n", error.what());
+  if (!error.hint().empty()) say("  {}\n", error.hint());
+}
+
+void flush_output() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) throw OutputError();
+}
+
+int report_output_error() {
+  const int reason = errno;
+  say("glimpse: standard output cannot be written{}\n"
+      "  its disk may be full, or whoever started this closed it\n",
+      reason == 0 ? "" : fmt::format(": {}", std::strerror(reason)));
+  return kOutputExitCode;
+}
+
+void open_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) >= 0 || errno != EBADF) continue;
+    // The lowest free number is this one. Standard output stays one that refuses to be written.
+    static_cast<void>(::open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY));
+  }
 }
 
 std::unique_ptr<Engine> load_engine(CommonFlags& flags) {
@@ -100,14 +121,12 @@ std::unique_ptr<Engine> load_engine(CommonFlags& flags) {
     };
   }
   if (!flags.quiet) {
-    flags.engine.on_notice = [](const std::string& text) {
-      fmt::print(stderr, "glimpse: {}\n", text);
-    };
+    flags.engine.on_notice = [](const std::string& text) { say("glimpse: {}\n", text); };
   }
   flags.engine.on_stuck = end_stuck_process;
   auto engine = std::make_unique<Engine>(flags.engine);
   flags.engine.on_progress = nullptr;
-  if (drawn) fmt::print(stderr, "\r\x1b[2K");
+  if (drawn) say("\r\x1b[2K");
   return engine;
 }
 
@@ -116,31 +135,29 @@ void print_stats(const Engine& engine, const Usage& usage, const Timings& timing
   const EngineStatus status = engine.status();
   int64_t visual_tokens = 0;
   for (const PictureUsage& picture : usage.pictures) visual_tokens += picture.visual_tokens;
-  fmt::print(stderr, "model     {} ({}, {} weights) on {}\n", model.name, model.architecture,
-             model.weight_format, model.device);
-  fmt::print(stderr, "numbers   {} arithmetic\n", model.arithmetic);
-  fmt::print(stderr, "load      {:9.1f} ms\n", model.load_milliseconds);
-  fmt::print(stderr, "decode    {:9.1f} ms  picture files\n", timings.picture_decode);
-  fmt::print(stderr, "resize    {:9.1f} ms\n", timings.picture_resize);
+  say("model     {} ({}, {} weights) on {}\n", model.name, model.architecture, model.weight_format,
+      model.device);
+  say("numbers   {} arithmetic\n", model.arithmetic);
+  say("load      {:9.1f} ms\n", model.load_milliseconds);
+  say("decode    {:9.1f} ms  picture files\n", timings.picture_decode);
+  say("resize    {:9.1f} ms\n", timings.picture_resize);
   for (const PictureUsage& picture : usage.pictures) {
-    fmt::print(stderr, "                        {}x{} to {}x{}: {} visual tokens{}\n",
-               picture.original_width, picture.original_height, picture.resized_width,
-               picture.resized_height, picture.visual_tokens,
-               picture.from_cache ? ", from the cache" : "");
+    say("                        {}x{} to {}x{}: {} visual tokens{}\n", picture.original_width,
+        picture.original_height, picture.resized_width, picture.resized_height,
+        picture.visual_tokens, picture.from_cache ? ", from the cache" : "");
   }
-  fmt::print(stderr, "vision    {:9.1f} ms  {} visual tokens\n", timings.vision, visual_tokens);
+  say("vision    {:9.1f} ms  {} visual tokens\n", timings.vision, visual_tokens);
   const int64_t computed = usage.prompt_tokens - usage.cached_prompt_tokens;
-  fmt::print(stderr, "prefill   {:9.1f} ms  {} tokens ({} cached), {:.0f} tok/s\n", timings.prefill,
-             usage.prompt_tokens, usage.cached_prompt_tokens,
-             per_second(computed, timings.prefill));
-  fmt::print(stderr, "decode    {:9.1f} ms  {} tokens, {:.1f} tok/s\n", timings.decode,
-             usage.completion_tokens, per_second(usage.completion_tokens - 1, timings.decode));
-  fmt::print(stderr, "first     {:9.1f} ms  to the first token, {:.1f} ms in all\n",
-             timings.first_token, timings.total);
-  fmt::print(stderr, "memory    {:9.1f} MiB resident, {:.1f} MiB at peak\n",
-             mebibytes(status.resident_bytes), mebibytes(status.peak_resident_bytes));
+  say("prefill   {:9.1f} ms  {} tokens ({} cached), {:.0f} tok/s\n", timings.prefill,
+      usage.prompt_tokens, usage.cached_prompt_tokens, per_second(computed, timings.prefill));
+  say("decode    {:9.1f} ms  {} tokens, {:.1f} tok/s\n", timings.decode, usage.completion_tokens,
+      per_second(usage.completion_tokens - 1, timings.decode));
+  say("first     {:9.1f} ms  to the first token, {:.1f} ms in all\n", timings.first_token,
+      timings.total);
+  say("memory    {:9.1f} MiB resident, {:.1f} MiB at peak\n", mebibytes(status.resident_bytes),
+      mebibytes(status.peak_resident_bytes));
   for (const MemoryItem& item : status.memory) {
-    fmt::print(stderr, "          {:9.1f} MiB {}\n", mebibytes(item.bytes), item.name);
+    say("          {:9.1f} MiB {}\n", mebibytes(item.bytes), item.name);
   }
 }
 
@@ -201,7 +218,7 @@ Json answer_json(const Answer& answer) {
 void print_json_line(const Json& value) {
   const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  flush_output();
 }
 
 std::string name_of(FinishReason reason) {

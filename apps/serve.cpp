@@ -123,10 +123,10 @@ int run(ServeCommand& command) {
   Server server(host, command.server);
   const bool is_open = command.server.host != "127.0.0.1" && command.server.host != "::1";
   if (is_open && command.server.api_keys.empty() && !flags.quiet) {
-    fmt::print(stderr, "glimpse: anyone who reaches {} may use this server (--api-key-file)\n",
-               command.server.host);
+    say("glimpse: anyone who reaches {} may use this server (--api-key-file)\n",
+        command.server.host);
   }
-  fmt::print(stderr, "glimpse: listening on {}\n", server.url());
+  say("glimpse: listening on {}\n", server.url());
   std::fflush(stderr);
   server.run();
   return 0;
@@ -136,7 +136,9 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
   const std::string group = "Server";
   ServerOptions& server = command.server;
   app.add_option("--host", server.host, "address to listen on (default: 127.0.0.1)")->group(group);
-  app.add_option("--port", server.port, "port; 0 picks a free one (default: 8000)")->group(group);
+  app.add_option("--port", server.port, "port; 0 picks a free one (default: 8000)")
+      ->check(between(0, 65535))
+      ->group(group);
   app.add_option("--api-key-file", command.api_key_file, "keys that clients must send, one a line")
       ->group(group);
   app.add_option("--tls-cert", server.tls_certificate, "PEM certificate chain")->group(group);
@@ -164,7 +166,7 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
       ->transform(CLI::AsSizeValue(false))
       ->group(group);
   app.add_option("--max-connections", server.max_connections, "open at once (default: 4096)")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(between(1, 1 << 20))
       ->group(group);
   app.add_option("--idle-unload", command.idle_unload,
                  "free the model's memory after this time without requests, as 10m")
@@ -176,19 +178,19 @@ void add_server_flags(CLI::App& app, ServeCommand& command) {
          "--max-sequences", engine.max_sequences,
          fmt::format("sequences computed together (default: {}, fewer on a GPU short of memory)",
                      kDefaultSequences))
-      ->check(CLI::Range(1, 1024))
+      ->check(between(1, 1024))
       ->group(group);
   app.add_option("--max-queue", engine.max_queue,
                  "requests that may wait; more get a 429 (default: 256)")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(between(1, 1 << 20))
       ->group(group);
   app.add_option("--max-model-len", command.max_model_len,
                  "vLLM's name of --context, which goes before it")
-      ->check(CLI::Range(int64_t{16}, int64_t{1} << 20))
+      ->check(between(int64_t{16}, int64_t{1} << 20))
       ->group(group);
   app.add_option("--gpu-memory-utilization", command.gpu_memory_utilization,
                  "vLLM's way to say --vram, which goes before it: a part of the card's memory")
-      ->check(CLI::Range(0.01, 1.0))
+      ->check(between(0.01, 1.0))
       ->group(group);
 }
 

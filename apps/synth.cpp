@@ -1,6 +1,8 @@
 // glimpse synth DIR: a checkpoint of a real shape with random weights.
 #include <unistd.h>
 
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "command.h"
@@ -13,14 +15,14 @@ int run(SynthesizeOptions& options, bool quiet) {
   const bool show = !quiet && ::isatty(STDERR_FILENO) == 1;
   if (show) {
     options.on_progress = [](int64_t done, int64_t total) {
-      fmt::print(stderr, "\r{} of {} MiB", done >> 20, total >> 20);
+      say("\r{} of {} MiB", done >> 20, total >> 20);
     };
   }
   synthesize_checkpoint(options);
-  if (show) fmt::print(stderr, "\r\x1b[2K");
+  if (show) say("\r\x1b[2K");
   if (!quiet) {
-    fmt::print(stderr, "glimpse: wrote a {} checkpoint of the {} shape to {}\n", options.format,
-               options.shape, options.directory.string());
+    say("glimpse: wrote a {} checkpoint of the {} shape to {}\n", options.format, options.shape,
+        options.directory.string());
   }
   return 0;
 }
@@ -39,7 +41,8 @@ void add_synth_command(CLI::App& program, int& result) {
       ->check(CLI::IsMember({"bf16", "fp8"}));
   app->add_option("--tokenizer", options->tokenizer, "a tokenizer.json to put beside the weights")
       ->check(CLI::ExistingFile);
-  app->add_option("--seed", options->seed, "equal seeds give equal weights (default: 0)");
+  app->add_option("--seed", options->seed, "equal seeds give equal weights (default: 0)")
+      ->check(between(uint64_t{0}, std::numeric_limits<uint64_t>::max()));
   app->add_flag("--sparse", options->is_sparse,
                 "zeros that take no room on the disk: for glimpse plan, for nothing else");
   app->add_flag("--quiet", *quiet, "no progress");

@@ -21,7 +21,8 @@ Json parse_json(std::string_view text, std::string_view what, ErrorCode code) {
     }
     return value;
   } catch (const Json::parse_error& error) {
-    throw Error(code, fmt::format("{} is not valid JSON at byte {}", what, error.byte));
+    throw Error(code, fmt::format("{} is not valid JSON at byte {}", what, error.byte),
+                code == ErrorCode::bad_model ? "the file is damaged: download it again" : "");
   } catch (const Json::out_of_range&) {
     throw Error(code, fmt::format("{} has a number beyond the range of a double", what));
   }

@@ -18,13 +18,15 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
     throw Error(ErrorCode::not_found,
-                fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)));
+                fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)),
+                "check who may read it; if a download broke off, finish it");
   }
   struct stat status {};
   const bool is_regular = ::fstat(file, &status) == 0 && S_ISREG(status.st_mode);
   if (!is_regular) {
     ::close(file);
-    throw Error(ErrorCode::not_found, fmt::format("{} is not a regular file", path.string()));
+    throw Error(ErrorCode::not_found, fmt::format("{} is not a regular file", path.string()),
+                "put the checkpoint's file in its place");
   }
   size_ = static_cast<size_t>(status.st_size);
   void* mapping = MAP_FAILED;

@@ -30,7 +30,8 @@ bool lacks_codec(const heif_error& error) {
 
 void expect_ok(const heif_error& error, const PictureFile& file, std::string_view format) {
   if (error.code == heif_error_Ok) return;
-  const std::string_view reason = error.message == nullptr ? "no reason given" : error.message;
+  std::string_view reason = error.message == nullptr ? "no reason given" : error.message;
+  while (!reason.empty() && reason.back() == '\n') reason.remove_suffix(1);
   if (lacks_codec(error)) {
     throw_unsupported(file, format, fmt::format("libheif {}: {}", heif_get_version(), reason),
                       "install libheif's decoders (libheif-plugin-libde265 and "

@@ -118,7 +118,8 @@ ImageProcessorConfig ImageProcessorConfig::from_directory(const std::filesystem:
   // Like transformers: the newer file's section first, then the older file.
   if (std::filesystem::exists(processor)) {
     const Json document = read_json_file(processor);
-    const Json* section = document.is_object() ? find(document, "image_processor") : nullptr;
+    if (!document.is_object()) throw_bad_value("config", document, "an object");
+    const Json* section = find(document, "image_processor");
     if (section != nullptr) return from_json(*section);
   }
   if (std::filesystem::exists(preprocessor)) return from_json(read_json_file(preprocessor));

@@ -1,10 +1,12 @@
 #include "runtime/prompt.h"
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <utility>
 
+#include "base/input_limits.h"
 #include "image/decode.h"
 
 namespace glimpse {
@@ -28,20 +30,36 @@ std::string name_of(const Picture& picture) {
   return picture.path.empty() ? "picture" : picture.path.string();
 }
 
+// Empty for a regular file.
+std::string why_unreadable(const std::filesystem::path& path) {
+  std::error_code failed;
+  const std::filesystem::file_status status = std::filesystem::status(path, failed);
+  if (status.type() == std::filesystem::file_type::not_found) return "there is no such file";
+  if (failed) return fmt::format("the file cannot be read: {}", failed.message());
+  return std::filesystem::is_regular_file(status) ? "" : "it is not a regular file";
+}
+
 void read_file(Picture& picture) {
   if (!picture.bytes.empty() || picture.path.empty()) return;
-  std::error_code failed;
-  const bool is_file = std::filesystem::is_regular_file(picture.path, failed);
+  if (const std::string fault = why_unreadable(picture.path); !fault.empty()) {
+    throw Error(ErrorCode::not_found, fmt::format("{}: {}", name_of(picture), fault),
+                "check the path of the picture");
+  }
   std::ifstream file(picture.path, std::ios::binary | std::ios::ate);
-  if (!is_file || !file) {
+  if (!file) {
     throw Error(
         ErrorCode::not_found,
-        fmt::format("{}: {}", name_of(picture),
-                    std::filesystem::exists(picture.path, failed) ? "the file cannot be read"
-                                                                  : "there is no such file"),
-        "check the path of the picture");
+        fmt::format("{}: the file cannot be read: {}", name_of(picture), std::strerror(errno)),
+        "check who may read the file");
   }
-  picture.bytes.resize(static_cast<size_t>(file.tellg()));
+  const auto size = static_cast<int64_t>(file.tellg());
+  if (size > kMaxPictureFileBytes) {
+    throw Error(ErrorCode::bad_picture,
+                fmt::format("{} has {} MiB, a picture file may have at most {}", name_of(picture),
+                            size >> 20, kMaxPictureFileBytes >> 20),
+                "give a picture of fewer pixels");
+  }
+  picture.bytes.resize(static_cast<size_t>(size));
   file.seekg(0);
   file.read(reinterpret_cast<char*>(picture.bytes.data()),
             static_cast<std::streamsize>(picture.bytes.size()));

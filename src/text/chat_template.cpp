@@ -74,6 +74,10 @@ ChatTemplate ChatTemplate::thinking() {
 ChatTemplate ChatTemplate::from_directory(const std::filesystem::path& directory) {
   const auto config_path = directory / "tokenizer_config.json";
   const Json config = std::filesystem::exists(config_path) ? read_json_file(config_path) : Json();
+  if (!config.is_null() && !config.is_object()) {
+    throw Error(ErrorCode::bad_model, "tokenizer_config.json is not an object",
+                "the file is damaged: download it again");
+  }
   std::string source;
   if (std::filesystem::exists(directory / "chat_template.jinja")) {
     source = read_text(directory / "chat_template.jinja");

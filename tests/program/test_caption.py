@@ -1,12 +1,15 @@
 """glimpse caption: what stands on standard output, and what does not."""
 
 import json
-import tempfile
+import os
 import pathlib
 import shutil
+import subprocess
+import tempfile
+import threading
 import unittest
 
-from program import GOLDEN, PICTURES, golden_answer, png, run
+from program import PICTURES, PROGRAM, golden_answer, png, run
 
 DETAIL = "Describe this image in detail."
 
@@ -106,6 +109,37 @@ class Caption(unittest.TestCase):
         self.assertEqual(len(result.stdout.splitlines()), 2)
         self.assertIn("bad.png", result.stderr)
         self.assertEqual(result.returncode, 4)
+
+    def test_a_bad_directory_or_name_among_good_files_loses_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = run("caption", PICTURES / "00.png", folder, "", PICTURES / "01.jpg", "--json")
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        self.assertEqual(["error" in line for line in lines], [False, True, True, False])
+        self.assertEqual(result.returncode, 3)
+
+    def test_a_name_of_any_bytes_stays_on_its_line(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "a\tb\nc.png"
+            shutil.copy(PICTURES / "00.png", path)
+            result = run("caption", path, PICTURES / "01.jpg", "--max-tokens", "2")
+            other = pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/x\xff.png"))
+            shutil.copy(PICTURES / "00.png", other)
+            raw = subprocess.run([PROGRAM, "caption", other, "--max-tokens", "2", "--json"],
+                                 capture_output=True, check=False, timeout=120)
+        self.assertEqual([line.count("\t") for line in result.stdout.splitlines()], [1, 1])
+        self.assertTrue(result.stdout.startswith(f"{folder}/a\\tb\\nc.png\t"), result.stdout)
+        self.assertTrue(json.loads(raw.stdout)["path"].endswith("/x\ufffd.png"))
+
+    def test_a_picture_comes_through_a_named_pipe(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = pathlib.Path(folder) / "pipe"
+            os.mkfifo(pipe)
+            writer = threading.Thread(
+                target=pipe.write_bytes, args=((PICTURES / "06.jpg").read_bytes(),))
+            writer.start()
+            result = run("caption", pipe)
+            writer.join()
+        self.assertEqual(result.stdout, golden_answer("06.jpg", DETAIL) + "\n")
 
     def test_a_flat_picture_of_one_pixel_works(self):
         with tempfile.TemporaryDirectory() as folder:

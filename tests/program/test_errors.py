@@ -1,10 +1,12 @@
 """Every mistake a user can make: one sentence with the value, a hint, an exit code by kind."""
 
 import json
+import os
 import pathlib
 import shutil
 import struct
 import tempfile
+import threading
 import unittest
 
 from program import GOLDEN, MODEL, PICTURES, png, run
@@ -68,6 +70,38 @@ class Errors(unittest.TestCase):
     def test_an_aspect_ratio_over_200(self):
         self.fails(4, ["200", "206.25"], "caption",
                    GOLDEN / "preprocess" / "files" / "aspect206_error.png")
+
+    def test_pipes_and_devices(self):
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        for content in (b"", b"hello, I am text"):
+            writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+            writer.start()
+            self.fails(4, ["pipe"], "caption", pipe)
+            writer.join()
+        self.fails(4, ["/dev/zero", "512 MiB"], "caption", "/dev/zero")
+
+    def test_a_file_too_large_to_be_a_picture(self):
+        path = self.folder / "huge.png"
+        with path.open("wb") as file:
+            file.truncate(1 << 40)  # takes no room
+        self.fails(4, ["huge.png", "1048576 MiB", "512"], "caption", path)
+
+    def test_names_that_lead_nowhere(self):
+        self.fails(3, ["name of a picture is empty"], "caption", "")
+        (self.folder / "loop").symlink_to(self.folder / "loop")
+        self.fails(3, ["loop", "symbolic links"], "caption", self.folder / "loop")
+        self.fails(3, ["a.png", "no such file"], "caption", PICTURES / "00.png" / "a.png")
+
+    @unittest.skipIf(os.geteuid() == 0, "root may read everything")
+    def test_what_may_not_be_read(self):
+        path = self.write("secret.png", b"x")
+        path.chmod(0)
+        self.fails(3, ["secret.png", "Permission denied"], "caption", path)
+        path.unlink()
+        self.folder.chmod(0)
+        self.addCleanup(self.folder.chmod, 0o700)
+        self.fails(3, [str(self.folder), "Permission denied"], "caption", self.folder)
 
     # ---- models ----
     def test_no_such_model(self):
@@ -155,6 +189,16 @@ class Errors(unittest.TestCase):
         (copy / "config.json").write_text('{"architectures": [')
         self.fails(5, ["config.json"], "caption", PICTURES / "00.png", "--model", copy)
 
+    def test_configurations_that_are_no_objects_are_named(self):
+        for name in ("config.json", "generation_config.json", "processor_config.json",
+                     "tokenizer_config.json", "tokenizer.json", "model.safetensors.index.json"):
+            with self.subTest(name):
+                copy = self.model()
+                (copy / name).write_text("[]")
+                word = "image processor" if name == "processor_config.json" else name
+                self.fails(5, [word], "caption", PICTURES / "00.png", "--model", copy)
+                shutil.rmtree(copy)
+
     def test_a_template_that_cannot_run_names_its_construct(self):
         copy = self.model()
         (copy / "chat_template.jinja").write_text("{% for m in messages %}{% frobnicate m %}{% endfor %}")
@@ -178,6 +222,22 @@ class Errors(unittest.TestCase):
 
     def test_a_flag_out_of_range(self):
         self.fails(2, ["--temperature", "-1", "0 and 100"], "caption", PICTURES / "00.png", "--temperature", "-1")
+
+    def test_numbers_out_of_range_are_told_both_limits(self):
+        for flag, value, limits in (
+                ("--top-k", "-1", "0 and 16777216"), ("--top-k", "99999999999", "0 and 16777216"),
+                ("--min-pixels", "0", "1 and"), ("--seed", "-1", "0 and 18446744073709551615"),
+                ("--seed", "18446744073709551616", "0 and 18446744073709551615"),
+                ("--temperature", "nan", "0 and 100"), ("--temperature", "", "0 and 100"),
+                ("--threads", "1.5", "1 and 1024"), ("--context", "0", "16 and 1048576"),
+                ("--max-tokens", "0", "1 and 1048576")):
+            with self.subTest(flag=flag, value=value):
+                self.fails(2, [flag, f"'{value}'", limits], "caption", "x.png", flag, value)
+        self.fails(2, ["--port", "'99999'", "0 and 65535"], "serve", "--port", "99999")
+
+    def test_a_picture_size_of_bench_is_refused_before_anything_is_measured(self):
+        for size in ("1x", "0x5", "64x64z", "100000x100000"):
+            self.fails(2, [f"'{size}'"], "bench", "--pictures", f"64x64,{size}")
 
     def test_flags_of_the_server_that_contradict(self):
         self.fails(2, ["--max-body-memory 1048576", "--max-body 2097152"], "serve", "--max-body",
