@@ -179,8 +179,8 @@ TEST(Constraints, WhatCannotBeFollowedIsTheRequestsOwnError) {
     }
   };
   const Request plain = drawn("Hello.", 1);
-  expect_error(with_schema(plain, R"({"type": "string", "pattern": "a"})"), ErrorCode::unsupported,
-               "\"pattern\"");
+  expect_error(with_schema(plain, R"x({"type": "string", "pattern": "a(?=b)"})x"),
+               ErrorCode::unsupported, "look-around");
   expect_error(with_schema(plain, "{"), ErrorCode::invalid_argument, "not valid JSON");
   expect_error(with_schema(plain, "false"), ErrorCode::invalid_argument, "no value");
   Request forced = plain;
