@@ -4,37 +4,9 @@
 
 #include <cuda_fp8.h>
 
-#include "cuda/decode_block.cuh"
+#include "cuda/decode_partials.cuh"
 
 namespace glimpse::cuda::fused {
-
-__device__ inline int splits_of(int context, int max_splits) {
-  if (context <= 0) return 0;
-  return max(1, min(max_splits, (context + kTokensPerSplit - 1) / kTokensPerSplit));
-}
-
-__device__ inline AttentionUnit attention_unit(const Block& block, int index) {
-  const DecodeArguments& a = block.a;
-  const int max_splits = block.tail->max_splits;
-  AttentionUnit unit;
-  unit.split = index % max_splits;
-  unit.kv_head = index / max_splits % a.num_kv_heads;
-  unit.row = index / max_splits / a.num_kv_heads;
-  unit.context = unit.row < a.rows ? block.tail->context[unit.row] : 0;
-  const int splits = splits_of(unit.context, max_splits);
-  const bool used = unit.split < splits;
-  // Splits begin at whole tiles, so that a tile lies in one page.
-  const int tiles = (unit.context + kTileTokens - 1) / kTileTokens;
-  unit.first_token = used ? kTileTokens * share_begin(tiles, unit.split, splits) : 0;
-  unit.last_token =
-      used ? min(kTileTokens * share_begin(tiles, unit.split + 1, splits), unit.context) : 0;
-  return unit;
-}
-
-__device__ inline uint32_t* partial_of(const Block& block, Exchange& exchange, int row, int head,
-                                       int split) {
-  return exchange.partials[(row * block.a.num_heads + head) * block.tail->max_splits + split];
-}
 
 /// One head of a token by one warp: lane holds dimensions lane + 32 i.
 struct HeadLane {
@@ -129,18 +101,6 @@ __device__ inline void store_head(const HeadLane& head, void* cache, float* scal
     }
   }
 }
-
-/// Shared memory of the attention phase; lies where products stage their activations.
-struct AttentionShared {
-  Bf16 queries[kMaxGroup][kDecodeHeadDim + 8];
-  uint4 new_key[16];  // the newest token as the cache stores it
-  uint4 new_value[16];
-  float new_key_scale, new_value_scale;
-  float padding[2];
-  Partial partials[kMaxGroup][kStreamWarps];
-};
-static_assert(sizeof(AttentionShared) <= Layout<false>::kStagedBytes);
-static_assert(sizeof(AttentionShared) <= Layout<true>::kStagedBytes);
 
 /// 16 tokens' keys and values as stored, as one warp holds them: lane (g, t) = (lane / 4, lane % 4)
 /// has pieces t of the keys of tokens g and g + 8, and pieces g of the values of tokens 2t, 2t + 1,
@@ -409,102 +369,6 @@ __device__ void leave_partial(const WarpAttention& state, int group, AttentionSh
   }
 }
 
-/// The block's warps become one partial result per query head, published for the next phase.
-__device__ inline void publish_partials(const Block& block, const AttentionUnit& unit,
-                                        const AttentionShared& shared, Exchange& exchange) {
-  const DecodeArguments& a = block.a;
-  const int group = a.num_heads / a.num_kv_heads;
-  const int dim = static_cast<int>(threadIdx.x) % kDecodeHeadDim;
-  const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
-  const int active = min(tiles, kStreamWarps);
-#pragma unroll 1
-  for (int head = static_cast<int>(threadIdx.x) / kDecodeHeadDim; head < group;
-       head += kStreamThreads / kDecodeHeadDim) {
-    const Partial* parts = shared.partials[head];
-    float maximum = -INFINITY;
-#pragma unroll 4
-    for (int i = 0; i < active; ++i) maximum = fmaxf(maximum, parts[i].maximum);
-    float sum = 0;
-    float weight_sum = 0;
-#pragma unroll 4
-    for (int i = 0; i < active; ++i) {
-      const float keep = exp2f(parts[i].maximum - maximum);
-      weight_sum += keep * parts[i].weight_sum;
-      sum += keep * parts[i].sums[dim];
-    }
-    uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + head, unit.split);
-    publish(out + dim, __float_as_uint(sum));
-    if (dim == 0) publish(out + kDecodeHeadDim, maximum, weight_sum);
-  }
-}
-
-/// Attention of one head as a warp adds it up: lane i has dimensions 4i to 4i + 3.
-struct LaneAttention {
-  float sums[4];
-  float maximum, weight_sum;
-
-  __device__ void add(const float4& part, float part_maximum, float part_weights) {
-    const float largest = fmaxf(maximum, part_maximum);
-    const float keep = exp2f(maximum - largest);
-    const float factor = exp2f(part_maximum - largest);
-    maximum = largest;
-    weight_sum = keep * weight_sum + factor * part_weights;
-    sums[0] = keep * sums[0] + factor * part.x;
-    sums[1] = keep * sums[1] + factor * part.y;
-    sums[2] = keep * sums[2] + factor * part.z;
-    sums[3] = keep * sums[3] + factor * part.w;
-  }
-};
-
-/// With many sequences every block would add up all splits of all heads: instead the block of the
-/// first split collects the others' partial results and publishes the head as it is staged, in the
-/// words of its own partial result.
-template <typename W>
-__device__ void publish_attended(const Block& block, const AttentionUnit& unit,
-                                 const AttentionShared& shared, Exchange& exchange) {
-  const DecodeArguments& a = block.a;
-  const int group = a.num_heads / a.num_kv_heads;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (warp >= group) return;
-  const int splits = splits_of(unit.context, block.tail->max_splits);
-  uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + warp, 0);
-  const auto split = [&](int i) { return out + i * (sizeof(Partial) / 4); };
-  uint4 next_sums{};
-  uint2 next_weights{};
-  const auto ask = [&](int i) {
-    if (i >= splits) return;
-    next_sums = peek4(split(i) + lane * 4);
-    next_weights = peek2(split(i) + kDecodeHeadDim);
-  };
-  ask(1);
-  const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
-  const int active = min(tiles, kStreamWarps);
-  LaneAttention state{{0, 0, 0, 0}, -INFINITY, 0};
-#pragma unroll 2
-  for (int i = 0; i < active; ++i) {
-    const Partial& part = shared.partials[warp][i];
-    state.add(reinterpret_cast<const float4*>(part.sums)[lane], part.maximum, part.weight_sum);
-  }
-#pragma unroll 1
-  for (int i = 1; i < splits; ++i) {
-    const uint4 sums = next_sums;
-    const uint2 weights = next_weights;
-    ask(i + 1);
-    const float4 part = collect(split(i) + lane * 4, sums);
-    const uint2 bits = collect(split(i) + kDecodeHeadDim, weights);
-    state.add(part, __uint_as_float(bits.x), __uint_as_float(bits.y));
-  }
-  __syncwarp();
-  const float factor = __fdividef(1.0F, state.weight_sum);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) state.sums[i] *= factor;
-  float scale = 0;
-  const uint2 words = staged_words<W>(state.sums, scale);
-  publish(out + lane * 2, __uint_as_float(words.x), __uint_as_float(words.y));
-  if (lane == 0) publish(out + kDecodeHeadDim, scale, 0.0F);
-}
-
 /// What a block can load of its first unit before the barrier: everything but the new token's
 /// projections.
 template <bool kKvF8>
@@ -574,7 +438,7 @@ __device__ void attention(const Block& block, const DecodeLayer& layer,
     }
     if (tile_begin(unit, 0) < unit.last_token) leave_partial<kKvF8>(state, group, shared);
     __syncthreads();
-    if (kMany && unit.split == 0) {
+    if (unit.split == 0) {
       publish_attended<W>(block, unit, shared, exchange);
     } else {
       publish_partials(block, unit, shared, exchange);

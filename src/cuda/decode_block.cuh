@@ -61,7 +61,6 @@ struct Partial {
   float weight_sum;
   float padding[2];  // keeps `sums` 16-byte aligned
 };
-constexpr int kPartialWords = kDecodeHeadDim + 2;
 
 /// What the blocks tell each other within a layer, as published words.
 struct Exchange {
@@ -226,6 +225,12 @@ __device__ inline void take_back(uint32_t* word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(0) : "memory");
 }
 
+/// Four words in a row, at a multiple of 16 bytes.
+__device__ inline void take_back4(uint32_t* words) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(words), "r"(0)
+               : "memory");
+}
+
 __device__ inline uint4 peek4(const uint32_t* from) {
   uint4 words;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -242,6 +247,37 @@ __device__ inline uint2 peek2(const uint32_t* from) {
   return words;
 }
 
+__device__ inline bool is_there(uint4 words) {
+  return words.x != 0 && words.y != 0 && words.z != 0 && words.w != 0;
+}
+
+/// `words[i]` as first peeked at `from(i)`; reads again, all that are missing at once, until all
+/// are there.
+template <int kCount, typename From>
+__device__ inline void await(uint4 (&words)[kCount], const From& from) {
+#pragma unroll 1
+  for (int tries = 0;; ++tries) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) all = all && is_there(words[i]);
+    if (all) return;
+    if (tries > kPollLimit) __trap();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (!is_there(words[i])) words[i] = peek4(from(i));
+    }
+  }
+}
+
+/// What published words stand for.
+__device__ inline float4 decoded(uint4 words) {
+  return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
+          __uint_as_float(~words.w)};
+}
+
+/// A word of what is not published, so that await() does not look for it.
+constexpr uint32_t kNothing = 0xFFFFFFFFU;
+
 /// `words` as first peeked; reads again until all are there.
 __device__ inline float4 collect(const uint32_t* from, uint4 words) {
   for (int tries = 0; words.x == 0 || words.y == 0 || words.z == 0 || words.w == 0; ++tries) {
@@ -250,12 +286,6 @@ __device__ inline float4 collect(const uint32_t* from, uint4 words) {
   }
   return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
           __uint_as_float(~words.w)};
-}
-
-__device__ inline uint4 collect_bits(const uint32_t* from, uint4 words) {
-  const float4 bits = collect(from, words);
-  return {__float_as_uint(bits.x), __float_as_uint(bits.y), __float_as_uint(bits.z),
-          __float_as_uint(bits.w)};
 }
 
 __device__ inline uint2 collect(const uint32_t* from, uint2 words) {

@@ -26,37 +26,42 @@ __device__ inline void fetch_layer(BlockTail& tail, const DecodeLayers& all, int
   }
 }
 
-/// Takes back what this block published through `exchange`.
+/// Takes back what this block published through `exchange`: each kind by a quarter of the threads.
 __device__ inline void take_back_all(const Block& block, Exchange& exchange) {
   const DecodeArguments& a = block.a;
-  const int thread = static_cast<int>(threadIdx.x);
-  const TileRows& hidden = block.tail->shapes[static_cast<int>(DecodeProduct::down)].rows;
-  const TileRows& inner = block.tail->shapes[static_cast<int>(DecodeProduct::gate_up)].rows;
+  constexpr int kQuarter = kStreamThreads / 4;
+  const int kind = static_cast<int>(threadIdx.x) / kQuarter;
+  const int thread = static_cast<int>(threadIdx.x) % kQuarter;
+  if (kind < 3) {
+    const TileRows& rows =
+        block.tail
+            ->shapes[static_cast<int>(kind == 2 ? DecodeProduct::gate_up : DecodeProduct::down)]
+            .rows;
+    // The MLP's words are pairs.
+    const int width = kind == 2 ? a.intermediate_size / 2 : a.hidden_size;
+    const int first = kind == 2 ? rows.first / 2 : rows.first;
+    const int last = kind == 2 ? rows.last / 2 : rows.last;
+    uint32_t* words = kind == 0   ? exchange.after_attention
+                      : kind == 1 ? exchange.after_mlp
+                                  : exchange.inner;
 #pragma unroll 1
-  for (int row = 0; row < a.rows; ++row) {
+    for (int row = 0; row < a.rows; ++row, words += width) {
 #pragma unroll 1
-    for (int i = hidden.first + thread; i < hidden.last; i += kStreamThreads) {
-      take_back(exchange.after_attention + row * a.hidden_size + i);
-      take_back(exchange.after_mlp + row * a.hidden_size + i);
+      for (int i = first + thread; i < last; i += kQuarter) take_back(words + i);
     }
-#pragma unroll 1
-    for (int i = inner.first / 2 + thread; i < inner.last / 2; i += kStreamThreads) {
-      take_back(exchange.inner + row * a.intermediate_size / 2 + i);
-    }
+    return;
   }
-  const int units = a.rows * a.num_kv_heads * block.tail->max_splits;
+  const int max_splits = block.tail->max_splits;
+  const int units = a.rows * a.num_kv_heads * max_splits;
   const int group = a.num_heads / a.num_kv_heads;
 #pragma unroll 1
   for (int index = blockIdx.x; index < units; index += gridDim.x) {
-    const int split = index % block.tail->max_splits;
-    const int first_head = index / block.tail->max_splits * group;
+    const int split = index % max_splits;
+    const int first_head = index / max_splits * group;
 #pragma unroll 1
-    for (int i = thread; i < group * kDecodeHeadDim; i += kStreamThreads) {
-      const int head = first_head + i / kDecodeHeadDim;
-      const int dim = i % kDecodeHeadDim;
-      uint32_t* words = exchange.partials[head * block.tail->max_splits + split];
-      take_back(words + dim);
-      if (dim < kPartialWords - kDecodeHeadDim) take_back(words + kDecodeHeadDim + dim);
+    for (int head = 0; head < group; ++head) {
+      if (thread >= static_cast<int>(sizeof(Partial) / 16)) continue;
+      take_back4(exchange.partials[(first_head + head) * max_splits + split] + thread * 4);
     }
   }
 }
@@ -67,13 +72,8 @@ __device__ void stage(const Block& block, const DecodeLayer& layer, int index,
                       DecodeProduct product, int first_column, int count, const Staged& staged) {
   Exchange& exchange = block.workspace->exchanges[index % 2];
   if (product == DecodeProduct::o) {
-    const int first_head = first_column / kDecodeHeadDim;
-    const int heads = count / kDecodeHeadDim;
-    if constexpr (kMany) {
-      stage_attended<W>(block, exchange, first_head, heads, staged);
-    } else {
-      stage_heads<W, 8>(block, exchange, first_head, heads, staged);
-    }
+    stage_attended<W, kMany>(block, exchange, first_column / kDecodeHeadDim, count / kDecodeHeadDim,
+                             staged);
   } else if (product == DecodeProduct::down) {
     stage_inner<W, kMany>(block, exchange.inner, first_column, count, staged);
   } else {
@@ -236,7 +236,7 @@ __device__ void prepare_block(const Block& block) {
 // as running them here. `kMany` asks for more rows' activations at once and keeps the weights ahead
 // in registers, which pays from some rows on; few are quicker with the shorter code and the ring.
 //
-// spill: 8 bytes on sm_86 with BF16 weights, BF16 KV and few rows
+// spill: 4 to 12 bytes on sm_86 and sm_90 with FP8 weights, BF16 KV and few rows
 template <typename W, bool kKvF8, bool kMany>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     decode_all_layers(const __grid_constant__ DecodeArguments a,

@@ -170,25 +170,32 @@ __device__ void stage_inner(const Block& block, const uint32_t* inner, int first
   constexpr int kAtOnce = kMany ? 8 : 3;
 #pragma unroll 1
   for (int base = warp; base < total; base += kAtOnce * kStreamWarps) {
-    uint4 words[kAtOnce] = {};
-    int from[kAtOnce];  // negative: beyond the row's end
+    uint4 words[kAtOnce];
+    int from[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int item = base + i * kStreamWarps;
       const int row = per_row.divide(item);
       const int column = (item - row * per_row.d) * 2 * kBlockColumns + lane * 8;
-      from[i] =
-          item < total && column < count ? (row * a.intermediate_size + first + column) / 2 : -1;
-      if (from[i] >= 0) words[i] = peek4(inner + from[i]);
+      from[i] = (row * a.intermediate_size + first + column) / 2;
+      words[i] = {kNothing, kNothing, kNothing, kNothing};
+      if (item < total && column < count) words[i] = peek4(inner + from[i]);
+    }
+    await(words, [&](int i) { return inner + from[i]; });
+    __syncwarp();
+    // All together: what one waits for, the others hide.
+    float scales[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const uint4 eight{~words[i].x, ~words[i].y, ~words[i].z, ~words[i].w};
+      words[i] = staged_words_bf16<W>(eight, scales[i]);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int item = base + i * kStreamWarps;
       if (item >= total) break;
       const int row = per_row.divide(item);
-      const uint4 eight = from[i] >= 0 ? collect_bits(inner + from[i], words[i]) : uint4{};
-      __syncwarp();
-      put_staged_bf16<W>(staged, row, (item - row * per_row.d) * 2, blocks, eight);
+      put_staged_bf16<W>(staged, row, (item - row * per_row.d) * 2, blocks, words[i], scales[i]);
     }
   }
 }
@@ -221,25 +228,38 @@ __device__ void stage_norm(const Block& block, const uint32_t* published, const 
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int column = (base + i * sharing) * kBlockColumns + lane * 4;
-      words[i] = {0, 0, 0, 0};
+      const uint32_t nothing = is_input ? 0 : kNothing;
+      words[i] = {nothing, nothing, nothing, nothing};
       weights[i] = {0, 0, 0, 0};
       if (column < a.hidden_size) {
         words[i] = peek4(from + column);
         weights[i] = __ldg(reinterpret_cast<const float4*>(weight + column));
       }
     }
+    if (!is_input) {
+      await(words, [&](int i) { return from + (base + i * sharing) * kBlockColumns + lane * 4; });
+      __syncwarp();
+    }
+    // All together: what one waits for, the others hide. Beyond the row x is 0.
+    float scales[kAtOnce];
+    uint2 staged_as[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      float4 x = decoded(words[i]);
+      if (is_input) {
+        x = {__uint_as_float(words[i].x), __uint_as_float(words[i].y), __uint_as_float(words[i].z),
+             __uint_as_float(words[i].w)};
+      }
+      sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      const float4 w = weights[i];
+      const float four[4] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
+      staged_as[i] = staged_words<W>(four, scales[i]);
+    }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = base + i * sharing;
       if (index >= blocks) break;
-      const int column = index * kBlockColumns + lane * 4;
-      float4 x{__uint_as_float(words[i].x), __uint_as_float(words[i].y),
-               __uint_as_float(words[i].z), __uint_as_float(words[i].w)};
-      if (!is_input && column < a.hidden_size) x = collect(from + column, words[i]);
-      sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-      const float4 w = weights[i];
-      const float four[4] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
-      put_staged<W>(staged, row, index, four);
+      put_staged<W>(staged, row, index, staged_as[i], scales[i]);
     }
   }
   sum = warp_sum(sum);
@@ -259,130 +279,57 @@ __device__ inline void find_norm_factors(const Block& block) {
       rsqrtf(__fdividef(total, static_cast<float>(a.hidden_size)) + a.epsilon);
 }
 
-/// What stage_heads() has asked for of one head: lane (i) has four dimensions of kAtOnce splits
-/// and the statistics of split i.
-template <int kAtOnce>
-struct HeadParts {
-  const uint32_t* parts;
-  int splits;
-  uint4 sums[kAtOnce] = {};
-  uint2 statistics = {1, 1};
-
-  __device__ HeadParts(const uint32_t* from, int count) : parts(from), splits(count) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i < splits) sums[i] = peek4(split(i) + lane * 4);
-    }
-    if (lane < splits) statistics = peek2(split(lane) + kDecodeHeadDim);
-  }
-
-  __device__ const uint32_t* split(int i) const {
-    return parts + i * (sizeof(Partial) / 4);
-  }
-
-  /// The attention's result in this lane's dimensions.
-  __device__ void add_up(float (&sum)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float2 weight{-INFINITY, 0};  // largest score and sum of weights
-    if (lane < splits) {
-      const uint2 bits = collect(split(lane) + kDecodeHeadDim, statistics);
-      weight = {__uint_as_float(bits.x), __uint_as_float(bits.y)};
-    }
-    __syncwarp();
-    if (splits == 0) return;
-    float factor = exp2f(weight.x - warp_max(weight.x));
-    factor = __fdividef(factor, warp_sum(weight.y * factor));
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i < splits) accumulate(i, sums[i], factor, sum);
-    }
-#pragma unroll 1
-    for (int i = kAtOnce; i < splits; ++i) {
-      accumulate(i, peek4(split(i) + lane * 4), factor, sum);
-    }
-  }
-
- private:
-  __device__ void accumulate(int i, uint4 words, float factor, float (&sum)[4]) const {
-    const float4 part = collect(split(i) + static_cast<int>(threadIdx.x) % 32 * 4, words);
-    const float f = __shfl_sync(0xFFFFFFFFU, factor, i);
-    sum[0] += part.x * f;
-    sum[1] += part.y * f;
-    sum[2] += part.z * f;
-    sum[3] += part.w * f;
-  }
-};
-
-/// The splits of every head added up in order, staged as the output projection's activations. A
-/// warp takes a head at a time.
-template <typename W, int kAtOnce>
-__device__ void stage_heads(const Block& block, Exchange& exchange, int first_head, int heads,
-                            const Staged& staged) {
-  const DecodeArguments& a = block.a;
-  const Divisor per_row = Divisor::of(heads);
-  const int total = a.rows * heads;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x) / 32; item < total; item += kStreamWarps) {
-    const int row = per_row.divide(item);
-    HeadParts<kAtOnce> parts(partial_of(block, exchange, row, first_head + item - row * heads, 0),
-                             splits_of(block.tail->context[row], block.tail->max_splits));
-    float sum[4] = {0, 0, 0, 0};
-    parts.add_up(sum);
-    put_staged<W>(staged, row, item - row * heads, sum);
-  }
-}
-
 /// Copies heads that publish_attended() has added up into shared memory: 16 bytes a thread.
-template <typename W>
+template <typename W, bool kMany>
 __device__ void stage_attended(const Block& block, Exchange& exchange, int first_head, int heads,
                                const Staged& staged) {
   constexpr int kVectors = kDecodeHeadDim / 8;  // of a head
-  constexpr int kAtOnce = 8;
+  constexpr int kAtOnce = kMany ? 8 : 2;
   const DecodeArguments& a = block.a;
   const Divisor per_row = Divisor::of(heads);
   const int total = a.rows * heads;
-  const int vector = static_cast<int>(threadIdx.x) % kVectors;
   const int thread = static_cast<int>(threadIdx.x);
-  const auto words_of = [&](int row, int head) {
-    return partial_of(block, exchange, row, first_head + head, 0);
+  const int vector = thread % kVectors;
+  // Nothing comes of a sequence without keys.
+  const auto words_of = [&](int item) -> uint32_t* {
+    const int row = per_row.divide(item);
+    if (item >= total || block.tail->context[row] == 0) return nullptr;
+    return partial_of(block, exchange, row, first_head + item - row * heads, 0);
   };
+  constexpr uint4 kNoWords{kNothing, kNothing, kNothing, kNothing};
 #pragma unroll 1
-  for (int base = thread / kVectors; base < total; base += kAtOnce * (kStreamThreads / kVectors)) {
-    uint4 words[kAtOnce] = {};
+  for (int base = 0; base < total; base += kAtOnce * (kStreamThreads / kVectors)) {
+    uint4 words[kAtOnce + 1];
+    const uint32_t* from[kAtOnce + 1];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = base + i * (kStreamThreads / kVectors);
-      const int row = per_row.divide(item);
-      if (item < total && block.tail->context[row] > 0) {
-        words[i] = peek4(words_of(row, item - row * heads) + vector * 4);
-      }
+      const uint32_t* head = words_of(base + thread / kVectors + i * (kStreamThreads / kVectors));
+      from[i] = head != nullptr ? head + vector * 4 : nullptr;
+      words[i] = head != nullptr ? peek4(from[i]) : kNoWords;
     }
+    // The scales of these heads, the first threads one each.
+    constexpr int kHeads = kAtOnce * (kStreamThreads / kVectors);
+    words[kAtOnce] = kNoWords;
+    from[kAtOnce] = nullptr;
+    if (sizeof(W) == 1 && thread < kHeads) {
+      const uint32_t* head = words_of(base + thread);
+      from[kAtOnce] = head != nullptr ? head + kDecodeHeadDim : nullptr;
+      if (head != nullptr) words[kAtOnce] = peek4(from[kAtOnce]);
+    }
+    await(words, [&](int i) { return from[i]; });
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = base + i * (kStreamThreads / kVectors);
+      const int item = base + thread / kVectors + i * (kStreamThreads / kVectors);
       if (item >= total) break;
       const int row = per_row.divide(item);
-      const int head = item - row * heads;
-      uint4 eight{};
-      if (block.tail->context[row] > 0) {
-        eight = collect_bits(words_of(row, head) + vector * 4, words[i]);
-      }
-      *reinterpret_cast<uint4*>(staged.values + row * staged.stride + head * kDecodeHeadDim +
-                                vector * 8) = eight;
+      uint16_t* const to =
+          staged.values + row * staged.stride + (item - row * heads) * kDecodeHeadDim + vector * 8;
+      *reinterpret_cast<uint4*>(to) = {~words[i].x, ~words[i].y, ~words[i].z, ~words[i].w};
     }
-  }
-  if constexpr (sizeof(W) == 1) {
-#pragma unroll 1
-    for (int item = thread; item < total; item += kStreamThreads) {
-      const int row = per_row.divide(item);
-      const int head = item - row * heads;
-      uint32_t bits = 0;
-      if (block.tail->context[row] > 0) {
-        const uint32_t* from = words_of(row, head) + kDecodeHeadDim;
-        bits = collect(from, peek2(from)).x;
-      }
-      staged.scales[head * kStreamRows + row] = __uint_as_float(bits);
+    if (sizeof(W) == 1 && thread < kHeads && base + thread < total) {
+      const int row = per_row.divide(base + thread);
+      staged.scales[(base + thread - row * heads) * kStreamRows + row] =
+          __uint_as_float(~words[kAtOnce].x);
     }
   }
 }

@@ -50,7 +50,9 @@ __device__ void stage_rows(const GemvArguments& a, const Staged& staged) {
       for (int i = 0; i < 4; ++i) {
         four[i] = column + i < columns ? __bfloat162float(x[row * a.x_stride + column + i]) : 0.0F;
       }
-      put_staged<W>(staged, row, block, four);
+      float scale = 0;
+      const uint2 words = staged_words<W>(four, scale);
+      put_staged<W>(staged, row, block, words, scale);
     }
   }
 }

@@ -59,71 +59,71 @@ struct WeightRing {
   }
 
   /// Multiplies this warp's units of a pass with the staged activations and leaves the sums in the
-  /// slots.
+  /// slots. Two units at a time: what the products of one wait for, those of the other hide.
   template <int kRows>
   __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows,
                            TileSums<kRows>* slots) {
-    const int warp = threadIdx.x / 32;
-    const uint16_t* row =
-        staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
+    int left = plan.count();
+    if (left == 0) return;
     const int first = plan.first();
-    const int count = plan.count();
-    if (count == 0) return;
-    int sums_slot = plan.units.divide(first);
-    int column = first - sums_slot * plan.units.d;  // in units
-    sums_slot += warp;
-    float sums[4] = {0, 0, 0, 0};
-    const auto use = [&](const UnitRegisters& unit, bool is_last) {
-      multiply_unit<W>(unit, row + column * kUnitColumns<W>, staged.scales + column * kStreamRows,
-                       sums);
-      ++column;
-      if (column == plan.units.d || is_last) {
-        leave_sums(slots[sums_slot], rows, sums);
-        sums[0] = sums[1] = sums[2] = sums[3] = 0;
-        column = 0;
-        ++sums_slot;
-      }
-    };
-    // While one unit is multiplied the next is on its way to registers.
-    UnitRegisters even;
-    UnitRegisters odd;
-    wait_for_copies<kDepth - 1>();
-    __syncwarp();
-    read(even);
+    const int first_tile = plan.units.divide(first);
+    int column = first - first_tile * plan.units.d;  // in units
+    TileSums<kRows>* sums_slot = slots + first_tile + threadIdx.x / 32;
+    const uint16_t* const row =
+        staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
 #pragma unroll 1
-    for (int index = 0;; index += 2) {
-      if (index + 1 < count) fetch(odd);
-      use(even, index + 1 == count);
-      if (index + 1 == count) break;
-      if (index + 2 < count) fetch(even);
-      use(odd, index + 2 == count);
-      if (index + 2 == count) break;
-    }
-    __syncwarp();
-    refill(before(slot));
+    do {
+      // What the warp has of one tile.
+      int count = min(plan.units.d - column, left);
+      left -= count;
+      const uint16_t* x = row + column * kUnitColumns<W>;
+      const float* x_scales = staged.scales + column * kStreamRows;
+      float sums[4] = {0, 0, 0, 0};
+#pragma unroll 1
+      for (; count >= 2; count -= 2) {
+        wait_for_copies<kDepth - 2>();
+        __syncwarp();
+        UnitRegisters unit;
+        UnitRegisters next;
+        const int second = after(slot);
+        read(slot, unit);
+        read(second, next);
+        __syncwarp();
+        refill(slot);
+        refill(second);
+        slot = after(second);
+        float more[4] = {0, 0, 0, 0};
+        multiply_unit<W>(unit, x, x_scales, sums);
+        multiply_unit<W>(next, x + kUnitColumns<W>, x_scales + kStreamRows, more);
+        x += 2 * kUnitColumns<W>;
+        x_scales += 2 * kStreamRows;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[i] += more[i];
+      }
+      if (count > 0) {
+        wait_for_copies<kDepth - 1>();
+        __syncwarp();
+        UnitRegisters unit;
+        read(slot, unit);
+        __syncwarp();
+        refill(slot);
+        slot = after(slot);
+        multiply_unit<W>(unit, x, x_scales, sums);
+      }
+      leave_sums(*sums_slot, rows, sums);
+      ++sums_slot;
+      column = 0;
+    } while (left > 0);
   }
 
  private:
   __device__ static int after(int i) {
     return i + 1 == kDepth ? 0 : i + 1;
   }
-  __device__ static int before(int i) {
-    return i == 0 ? kDepth - 1 : i - 1;
-  }
 
-  /// The next unit into registers; the room of the one before it, which the whole warp has read,
-  /// is filled again.
-  __device__ void fetch(UnitRegisters& unit) {
-    wait_for_copies<kDepth - 2>();
-    __syncwarp();
-    const int used = before(slot);
-    read(unit);
-    refill(used);
-  }
-
-  __device__ void read(UnitRegisters& unit) {
+  __device__ void read(int i, UnitRegisters& unit) const {
     const int lane = threadIdx.x % 32;
-    const RingUnit& from = units[slot];
+    const RingUnit& from = units[i];
     unit.lower[0] = from.pieces[0][lane];
     unit.lower[1] = from.pieces[1][lane];
     unit.upper[0] = from.pieces[2][lane];
@@ -132,7 +132,6 @@ struct WeightRing {
       unit.lower_scale = from.scales[lane / 4];
       unit.upper_scale = from.scales[lane / 4 + 8];
     }
-    slot = after(slot);
   }
 
   __device__ void refill(int i) {

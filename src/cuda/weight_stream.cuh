@@ -167,23 +167,21 @@ __device__ inline uint2 staged_words(const float (&x)[4], float& scale) {
   }
 }
 
-/// A warp writes 128 columns of a row together, lane i columns 4i to 4i + 3 of block `block`.
+/// A warp writes 128 columns of a row together, lane i columns 4i to 4i + 3 of block `block`, as
+/// staged_words() made them.
 template <typename W>
-__device__ inline void put_staged(const Staged& staged, int row, int block, const float (&x)[4]) {
+__device__ inline void put_staged(const Staged& staged, int row, int block, uint2 words,
+                                  float scale) {
   const int lane = threadIdx.x % 32;
-  float scale = 0;
-  const uint2 words = staged_words<W>(x, scale);
   if (sizeof(W) == 1 && lane == 0) staged.scales[block * kStreamRows + row] = scale;
   *reinterpret_cast<uint2*>(staged.values + row * staged.stride + block * kBlockColumns +
                             lane * 4) = words;
 }
 
-/// A warp writes 256 columns of a row together, lane i the eight bf16 numbers from column 8i of
-/// block `block` on; the second block may be beyond the row's `blocks`.
+/// 256 columns by a whole warp, lane i the eight bf16 numbers from column 8i on, as they are
+/// staged; `scale` is only written beside FP8 weights. The two blocks share it.
 template <typename W>
-__device__ inline void put_staged_bf16(const Staged& staged, int row, int block, int blocks,
-                                       uint4 eight) {
-  const int lane = threadIdx.x % 32;
+__device__ inline uint4 staged_words_bf16(uint4 eight, float& scale) {
   if constexpr (sizeof(W) == 1) {
     const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
     float x[8];
@@ -195,16 +193,26 @@ __device__ inline void put_staged_bf16(const Staged& staged, int row, int block,
       largest = fmaxf(largest, fmaxf(fabsf(x[2 * i]), fabsf(x[2 * i + 1])));
     }
     const StagedScale s = staged_scale(largest);
-    if (lane % 16 == 0 && block + lane / 16 < blocks) {
-      staged.scales[(block + lane / 16) * kStreamRows + row] = s.scale;
-    }
-    eight = {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor),
-             f16_pair(x[4] * s.factor, x[5] * s.factor),
-             f16_pair(x[6] * s.factor, x[7] * s.factor)};
+    scale = s.scale;
+    return {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor),
+            f16_pair(x[4] * s.factor, x[5] * s.factor), f16_pair(x[6] * s.factor, x[7] * s.factor)};
+  } else {
+    return eight;
   }
+}
+
+/// A warp writes 256 columns of a row together, lane i the eight from column 8i of block `block`
+/// on, as staged_words_bf16() made them; the second block may be beyond the row's `blocks`.
+template <typename W>
+__device__ inline void put_staged_bf16(const Staged& staged, int row, int block, int blocks,
+                                       uint4 words, float scale) {
+  const int lane = threadIdx.x % 32;
   if (block + lane / 16 >= blocks) return;
+  if (sizeof(W) == 1 && lane % 16 == 0) {
+    staged.scales[(block + lane / 16) * kStreamRows + row] = scale;
+  }
   *reinterpret_cast<uint4*>(staged.values + row * staged.stride + block * kBlockColumns +
-                            lane * 8) = eight;
+                            lane * 8) = words;
 }
 
 /// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
