@@ -7,8 +7,10 @@
 namespace glimpse {
 namespace {
 
-const std::map<std::string, Arithmetic> kArithmetics = {
-    {"auto", Arithmetic::automatic}, {"exact", Arithmetic::exact}, {"fast", Arithmetic::fast}};
+const std::map<std::string, Arithmetic> kArithmetics = {{"auto", Arithmetic::automatic},
+                                                        {"exact", Arithmetic::exact},
+                                                        {"fast", Arithmetic::fast},
+                                                        {"w8a8", Arithmetic::w8a8}};
 const std::map<std::string, KvFormat> kKvFormats = {{"auto", KvFormat::automatic},
                                                     {"f32", KvFormat::f32},
                                                     {"bf16", KvFormat::bf16},
@@ -90,7 +92,8 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
   group.value("--threads", engine.threads, "CPU threads (default: one per core)")
       ->check(between(1, 1024));
   group.choice("--arithmetic", engine.arithmetic, kArithmetics,
-               "exact (F32, as transformers), fast (BF16) or auto: exact on the CPU, fast on CUDA");
+               "exact (F32, as transformers), fast (BF16), w8a8 (fast, FP8 weights times FP8 "
+               "activations) or auto: exact on the CPU, fast on CUDA");
   add_memory_flags(command, engine);
 }
 

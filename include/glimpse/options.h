@@ -19,6 +19,7 @@ enum class Arithmetic {
   automatic,  ///< exact on the CPU, fast on CUDA
   exact,      ///< F32 throughout: the same tokens as transformers in F32
   fast,       ///< BF16 operands, F32 accumulation and residual
+  w8a8,       ///< fast, but FP8 weights multiply activations rounded to FP8
 };
 
 enum class KvFormat { automatic, f32, bf16, fp8 };

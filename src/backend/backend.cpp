@@ -86,6 +86,18 @@ void check_linear(const Checker& c, const Tensor& x, const LinearWeight& weight,
   }
 }
 
+void check_quantized(const Checker& c, const Tensor& x, const QuantizedActivations& quantized) {
+  if (quantized.empty()) return;
+  c.is(quantized.codes, DType::f8_e4m3, "the codes of x");
+  c.is(quantized.scales, DType::f32, "the scales of x");
+  c.rank(quantized.codes, 2, "the codes of x");
+  c.rank(quantized.scales, 2, "the scales of x");
+  c.that(quantized.codes.size(0) >= x.size(0) && quantized.codes.size(1) >= x.size(1) &&
+             quantized.scales.size(1) >= x.size(0) &&
+             quantized.scales.size(0) * kScaleBlock >= x.size(1),
+         "there is no room for the quantised activations");
+}
+
 void check_rows(const Checker& c, const Tensor& rows, const Tensor& indices, const Tensor& out) {
   c.activation(rows, "rows");
   c.activation(out, "out");
@@ -201,21 +213,26 @@ void Backend::cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, 
   if (out.size(0) > 0) do_cut_patches(pixels, table, order, out);
 }
 
-void Backend::linear(Tensor x, const LinearWeight& weight, Tensor out) {
+void Backend::linear(Tensor x, const LinearWeight& weight, Tensor out,
+                     const QuantizedActivations& quantized) {
   const Checker c(*this, "linear");
   check_linear(c, x, weight, out, weight.empty() ? 0 : weight.out_features());
+  check_quantized(c, x, quantized);
   c.that(!weight.is_interleaved, "an interleaved weight is for linear_silu_mul()");
-  if (x.size(0) > 0) do_linear(x, weight, out);
+  if (x.size(0) > 0) do_linear(x, weight, out, quantized);
 }
 
-void Backend::linear_add(Tensor x, const LinearWeight& weight, Tensor out) {
+void Backend::linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                         const QuantizedActivations& quantized) {
   const Checker c(*this, "linear_add");
   check_linear(c, x, weight, out, weight.empty() ? 0 : weight.out_features());
+  check_quantized(c, x, quantized);
   c.that(!weight.is_interleaved, "an interleaved weight is for linear_silu_mul()");
-  if (x.size(0) > 0) do_linear_add(x, weight, out);
+  if (x.size(0) > 0) do_linear_add(x, weight, out, quantized);
 }
 
-void Backend::linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out) {
+void Backend::linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                              const QuantizedActivations& quantized) {
   const Checker c(*this, "linear_silu_mul");
   c.rank(x, 2, "x");
   c.rank(scratch, 2, "scratch");
@@ -228,7 +245,8 @@ void Backend::linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scra
   c.equal(out.size(0), x.size(0), "rows of out and of x");
   c.equal(2 * out.size(1), scratch.size(1), "twice the columns of out and those of scratch");
   c.that(x.dtype() == scratch.dtype() && x.dtype() == out.dtype(), "dtypes differ");
-  if (x.size(0) > 0) do_linear_silu_mul(x, gate_up, scratch, out);
+  check_quantized(c, x, quantized);
+  if (x.size(0) > 0) do_linear_silu_mul(x, gate_up, scratch, out, quantized);
 }
 
 void Backend::linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) {

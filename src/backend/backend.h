@@ -72,6 +72,15 @@ struct PatchOrder {
   int64_t first = 0;   // the patch that becomes row 0
 };
 
+/// Room for activations that are rounded to FP8 before FP8 weights multiply them (W8A8). Such a
+/// linear() leaves there what x became: codes, and one factor for each row and 128 columns.
+struct QuantizedActivations {
+  Tensor codes;   // [at least T, at least in] f8_e4m3
+  Tensor scales;  // [at least ceil(in / 128), at least T] f32: a row for each 128 columns
+
+  [[nodiscard]] bool empty() const { return codes.empty(); }
+};
+
 enum class GeluKind { tanh_approximation, exact_erf };
 
 /// How Backend::prepare() may lay out a weight.
@@ -112,12 +121,13 @@ struct DeepstackRows {
 /// Activations of one pass through the decoder; T = rows of the batch. normed and attended may
 /// share memory, and so may qkv and intermediate: neither pair is alive at once.
 struct DecoderActivations {
-  Tensor hidden;        // [T, hidden] f32: the residual stream
-  Tensor normed;        // [T, hidden] activation
-  Tensor qkv;           // [T, (num_heads + 2 num_kv_heads) * head_dim] activation
-  Tensor attended;      // [T, num_heads * head_dim] activation
-  Tensor gate_up;       // [S, 2 * intermediate] activation; scratch of linear_silu_mul()
-  Tensor intermediate;  // [T, intermediate] activation
+  Tensor hidden;                   // [T, hidden] f32: the residual stream
+  Tensor normed;                   // [T, hidden] activation
+  Tensor qkv;                      // [T, (num_heads + 2 num_kv_heads) * head_dim] activation
+  Tensor attended;                 // [T, num_heads * head_dim] activation
+  Tensor gate_up;                  // [S, 2 * intermediate] activation; scratch of linear_silu_mul()
+  Tensor intermediate;             // [T, intermediate] activation
+  QuantizedActivations quantized;  // for the widest product; empty unless W8A8 is asked
 };
 
 /// What a pass reads besides weights and activations.
@@ -216,13 +226,20 @@ class Backend {
   /// out = x W^T + bias.   x [T, in] activation   W [out, in]   out [T, out] activation
   /// x in f32 computes in f32 (FP8 times scale in f32); x in bf16 multiplies bf16 operands (FP8 is
   /// exact in bf16; its scale multiplies the f32 sum of each 128 columns) and accumulates in f32.
-  void linear(Tensor x, const LinearWeight& weight, Tensor out);
+  /// With `quantized` FP8 weights multiply FP8. For each row and 128 columns
+  ///   s = max |x| / 448,   q = e4m3(x / s) (nearest even, saturating; 0 where s is 0),
+  ///   out = sum over these blocks of (sum of q w) * s * scale, in f32.
+  /// Other weights see x as it is.
+  void linear(Tensor x, const LinearWeight& weight, Tensor out,
+              const QuantizedActivations& quantized = {});
   /// out += x W^T + bias: the residual connection. `out` must not alias x.
-  void linear_add(Tensor x, const LinearWeight& weight, Tensor out);
+  void linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                  const QuantizedActivations& quantized = {});
   /// out = silu(x G^T) * (x U^T), G and U the halves of `gate_up`.
   ///   x [T, in]   scratch [S, 2 * intermediate]   out [T, intermediate]; all of x's dtype
   /// With a scratch of fewer rows than T a backend that needs it goes S rows at a time.
-  void linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out);
+  void linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                       const QuantizedActivations& quantized = {});
 
   /// out = gelu(x W^T + bias), rounded once where linear() and gelu() would round twice.
   ///   x [T, in]   out [T, out]; both of one dtype
@@ -305,10 +322,12 @@ class Backend {
   virtual void do_add(Tensor a, Tensor b, Tensor out) = 0;
   virtual void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) = 0;
   virtual void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) = 0;
-  virtual void do_linear(Tensor x, const LinearWeight& weight, Tensor out) = 0;
-  virtual void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) = 0;
-  virtual void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
-                                  Tensor out) = 0;
+  virtual void do_linear(Tensor x, const LinearWeight& weight, Tensor out,
+                         const QuantizedActivations& quantized) = 0;
+  virtual void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                             const QuantizedActivations& quantized) = 0;
+  virtual void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                                  const QuantizedActivations& quantized) = 0;
   /// The default is do_linear(), then do_gelu() in place.
   virtual void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
   virtual void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) = 0;

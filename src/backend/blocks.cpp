@@ -5,7 +5,7 @@
 namespace glimpse {
 
 void Backend::do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) {
-  do_linear(x, weight, out);
+  do_linear(x, weight, out, {});
   do_gelu(out, kind, out);
 }
 
@@ -16,7 +16,7 @@ void Backend::do_attention_block(const DecoderShape& shape, const DecoderLayerWe
   const int64_t kv_size = shape.num_kv_heads * shape.head_dim;
   const PagedKv& kv = inputs.kv[static_cast<size_t>(layer)];
   rms_norm(act.hidden, weights.input_layernorm, shape.rms_norm_eps, act.normed);
-  linear(act.normed, weights.qkv_proj, act.qkv);
+  linear(act.normed, weights.qkv_proj, act.qkv, act.quantized);
   const Tensor q = act.qkv.slice(1, 0, q_size).split_last(shape.num_heads);
   const Tensor k = act.qkv.slice(1, q_size, kv_size).split_last(shape.num_kv_heads);
   const Tensor v = act.qkv.slice(1, q_size + kv_size, kv_size).split_last(shape.num_kv_heads);
@@ -30,14 +30,14 @@ void Backend::do_attention_block(const DecoderShape& shape, const DecoderLayerWe
   store_kv(k, v, inputs.slots, kv);
   const Tensor attended = act.attended.split_last(shape.num_heads);
   attend_paged(q, kv, inputs.spans, attended);
-  linear_add(act.attended, weights.o_proj, act.hidden);
+  linear_add(act.attended, weights.o_proj, act.hidden, act.quantized);
 }
 
 void Backend::do_mlp_block(const DecoderShape& shape, const DecoderLayerWeights& weights,
                            const DecoderActivations& act) {
   rms_norm(act.hidden, weights.post_attention_layernorm, shape.rms_norm_eps, act.normed);
-  linear_silu_mul(act.normed, weights.gate_up_proj, act.gate_up, act.intermediate);
-  linear_add(act.intermediate, weights.down_proj, act.hidden);
+  linear_silu_mul(act.normed, weights.gate_up_proj, act.gate_up, act.intermediate, act.quantized);
+  linear_add(act.intermediate, weights.down_proj, act.hidden, act.quantized);
 }
 
 void Backend::do_decoder_layers(const DecoderShape& shape,

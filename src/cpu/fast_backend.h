@@ -18,10 +18,12 @@ class FastCpuBackend final : public ReferenceBackend {
 
  protected:
   void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
-  void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override;
-  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) override;
-  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
-                          Tensor out) override;
+  void do_linear(Tensor x, const LinearWeight& weight, Tensor out,
+                 const QuantizedActivations& quantized) override;
+  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                     const QuantizedActivations& quantized) override;
+  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                          const QuantizedActivations& quantized) override;
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override;
   void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) override;
   void do_silu_mul(Tensor gate_up, Tensor out) override;
@@ -36,6 +38,9 @@ class FastCpuBackend final : public ReferenceBackend {
   template <typename Body>
   void for_rows(int64_t rows, int64_t row_length, const Body& body);
   void multiply(const Tensor& x, const LinearWeight& weight, const Tensor& out, bool add);
+  /// FP8 parts of the weight multiply x rounded to FP8.
+  void multiply_quantized(const Tensor& x, const LinearWeight& weight,
+                          const QuantizedActivations& quantized, const Tensor& out, bool add);
 
   ThreadPool pool_;
 };

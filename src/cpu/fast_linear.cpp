@@ -11,6 +11,7 @@
 #include "cpu/elements.h"
 #include "cpu/fast_backend.h"
 #include "cpu/kernels.h"
+#include "cpu/quantize_activations.h"
 
 namespace glimpse {
 namespace {
@@ -355,18 +356,49 @@ void FastCpuBackend::multiply(const Tensor& x, const LinearWeight& weight, const
   multiply_packed<float>(pool_, packed);
 }
 
-void FastCpuBackend::do_linear(Tensor x, const LinearWeight& weight, Tensor out) {
+// What FP8 stands for, code times scale, is multiplied in f32: the formula up to the order of sums.
+void FastCpuBackend::multiply_quantized(const Tensor& x, const LinearWeight& weight,
+                                        const QuantizedActivations& quantized, const Tensor& out,
+                                        bool add) {
+  AlignedVector<float> values(static_cast<size_t>(x.size(0) * x.size(1)));
+  const Tensor rounded(values.data(), DType::f32, Device::cpu, {x.size(0), x.size(1)});
+  dispatch_activation(x.dtype(), [&]<typename T>() {
+    pool_.parallel_for(x.size(0), 1, [&](int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        cpu::quantize_row<T>(x, t, quantized);
+        const Float8E4M3* codes = row_of<Float8E4M3>(quantized.codes, t);
+        for (int64_t k = 0; k < x.size(1); ++k) {
+          row_of<float>(rounded, t)[k] =
+              to_float(codes[k]) * row_of<float>(quantized.scales, k / kScaleBlock)[t];
+        }
+      }
+    });
+  });
+  int64_t column = 0;
+  for (const LinearPart& part : weight.parts) {
+    const bool is_fp8 = part.weight.dtype() == DType::f8_e4m3;
+    const int64_t rows = part.weight.size(0);
+    multiply(is_fp8 ? rounded : x, {.parts = {part}}, out.slice(1, column, rows), add);
+    column += rows;
+  }
+}
+
+void FastCpuBackend::do_linear(Tensor x, const LinearWeight& weight, Tensor out,
+                               const QuantizedActivations& quantized) {
+  if (!quantized.empty()) return multiply_quantized(x, weight, quantized, out, false);
   multiply(x, weight, out, false);
 }
 
-void FastCpuBackend::do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) {
+void FastCpuBackend::do_linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                                   const QuantizedActivations& quantized) {
+  if (!quantized.empty()) return multiply_quantized(x, weight, quantized, out, true);
   multiply(x, weight, out, true);
 }
 
 void FastCpuBackend::do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
-                                        Tensor out) {
+                                        Tensor out, const QuantizedActivations& quantized) {
   for_scratch_rows(x, scratch, out, [&](const Tensor& rows, const Tensor& both, const Tensor& to) {
-    multiply(rows, gate_up, both, false);
+    do_linear(rows, gate_up, both, quantized);
     do_silu_mul(both, to);
   });
 }

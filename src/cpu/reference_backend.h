@@ -31,10 +31,12 @@ class ReferenceBackend : public Backend {
   void do_add(Tensor a, Tensor b, Tensor out) override;
   void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) override;
   void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
-  void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override;
-  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) override;
-  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
-                          Tensor out) override;
+  void do_linear(Tensor x, const LinearWeight& weight, Tensor out,
+                 const QuantizedActivations& quantized) override;
+  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                     const QuantizedActivations& quantized) override;
+  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                          const QuantizedActivations& quantized) override;
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override;
   void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) override;
   void do_silu_mul(Tensor gate_up, Tensor out) override;

@@ -106,18 +106,20 @@ class CudaBackend final : public Backend {
   }
   void do_blend_rows(Tensor table, Tensor indices, Tensor weights, Tensor out) override;
   void do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& order, Tensor out) override;
-  void do_linear(Tensor x, const LinearWeight& weight, Tensor out) override {
+  void do_linear(Tensor x, const LinearWeight& weight, Tensor out,
+                 const QuantizedActivations& quantized) override {
     context_.make_current();
-    run_linear(context_, x, weight, LinearMode::store, out);
+    run_linear(context_, x, weight, quantized, LinearMode::store, out);
   }
-  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out) override {
+  void do_linear_add(Tensor x, const LinearWeight& weight, Tensor out,
+                     const QuantizedActivations& quantized) override {
     context_.make_current();
-    run_linear(context_, x, weight, LinearMode::add, out);
+    run_linear(context_, x, weight, quantized, LinearMode::add, out);
   }
-  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch,
-                          Tensor out) override {
+  void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
+                          const QuantizedActivations& quantized) override {
     context_.make_current();
-    run_linear_silu_mul(context_, x, gate_up, scratch, out);
+    run_linear_silu_mul(context_, x, gate_up, quantized, scratch, out);
   }
   void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) override {
     context_.make_current();

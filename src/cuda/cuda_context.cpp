@@ -8,6 +8,7 @@
 #include "cuda/attention_vision.h"
 #include "cuda/decode_layers.h"
 #include "cuda/gemm.h"
+#include "cuda/gemm_w8a8.h"
 #include "cuda/gemv.h"
 #include "glimpse/error.h"
 
@@ -54,6 +55,7 @@ CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(
   require(prepare_gemv(), "preparing the streamed product");
   require(prepare_decode(), "preparing the fused decoder");
   require(prepare_gemm(), "preparing matrix products");
+  require(prepare_w8a8(), "preparing matrix products in FP8");
   require(prepare_attention_prefill(), "preparing prefill attention");
   require(prepare_attention_vision(), "preparing vision attention");
 }

@@ -47,6 +47,7 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
                        std::span<const DecoderLayerWeights> layers, const DecoderInputs& inputs,
                        const DecoderActivations& act) {
   const int64_t rows = act.hidden.size(0);
+  if (!act.quantized.empty()) return false;  // it multiplies bf16
   if (!context.uses(Family::attention_decode) || !context.uses(Family::gemv)) return false;
   if (inputs.spans.max_queries != 1 || inputs.spans.context_length.size(0) != rows ||
       rows > kDecodeRows || !inputs.deepstack.empty() || shape.head_dim != kDecodeHeadDim ||

@@ -1,7 +1,9 @@
 #include "cuda/cuda_linear.h"
 
-#include "backend/backend.h"
+#include <algorithm>
+
 #include "cuda/gemm.h"
+#include "cuda/gemm_w8a8.h"
 #include "cuda/gemv.h"
 
 namespace glimpse::cuda {
@@ -66,6 +68,72 @@ GemvArguments gemv_arguments(const Tensor& x, const LinearPart& part, const Tens
           .out_is_f32 = out.dtype() == DType::f32};
 }
 
+bool is_f8(const LinearPart& part) {
+  return part.weight.dtype() == DType::f8_e4m3;
+}
+
+/// Whether products with these weights are W8A8.
+bool is_w8a8(const QuantizedActivations& quantized, const LinearWeight& weight) {
+  return !quantized.empty() && std::ranges::any_of(weight.parts, is_f8);
+}
+
+void quantize(const CudaContext& context, const Tensor& x, const QuantizedActivations& quantized) {
+  const QuantizeArguments arguments{.x = rows_of(x),
+                                    .codes = quantized.codes.raw(),
+                                    .codes_stride = quantized.codes.row_stride(),
+                                    .scales = quantized.scales.data<float>(),
+                                    .scale_stride = quantized.scales.row_stride(),
+                                    .num_rows = x.size(0),
+                                    .dim = x.size(1)};
+  require(launch_quantize(arguments, context.stream()), "the kernel that rounds to FP8");
+}
+
+W8A8Arguments w8a8_arguments(const QuantizedActivations& quantized, const LinearPart& part,
+                             const Tensor& out) {
+  return {.codes = quantized.codes.raw(),
+          .codes_stride = quantized.codes.row_stride(),
+          .x_scales = quantized.scales.data<float>(),
+          .x_scale_stride = quantized.scales.row_stride(),
+          .weight = part.weight.raw(),
+          .scales = part.scales.data<float>(),
+          .bias = pointer_of<float>(part.bias),
+          .out = out.raw(),
+          .out_stride = out.row_stride(),
+          .num_rows = out.size(0),
+          .out_features = out.size(1),
+          .in_features = part.weight.size(1),
+          .out_is_f32 = out.dtype() == DType::f32};
+}
+
+/// The tensor-core product of FP8 and FP8, where it takes this shape.
+bool try_w8a8(const CudaContext& context, const W8A8Arguments& arguments) {
+  if (!context.uses(Family::gemm_w8a8) || !w8a8_supports(arguments)) return false;
+  const W8A8Tile tile = choose_w8a8_tile(arguments, context.card().num_multiprocessors);
+  require(launch_w8a8(arguments, tile, context.stream()), "the tensor-core product in FP8");
+  return true;
+}
+
+/// Of an x that quantize() has rounded.
+void run_quantized_part(const CudaContext& context, const QuantizedActivations& quantized,
+                        const LinearPart& part, LinearMode mode, const Tensor& out) {
+  W8A8Arguments product = w8a8_arguments(quantized, part, out);
+  product.op = mode == LinearMode::add ? GemmOp::add : GemmOp::store;
+  if (try_w8a8(context, product)) return;
+  const LinearArguments arguments{.x = rows_of(quantized.codes),
+                                  .x_scales = product.x_scales,
+                                  .x_scale_stride = product.x_scale_stride,
+                                  .weight = part.weight.raw(),
+                                  .weight_element = Element::f8,
+                                  .scales = product.scales,
+                                  .bias = product.bias,
+                                  .out = rows_of(out),
+                                  .adds_to_out = mode == LinearMode::add,
+                                  .tokens = product.num_rows,
+                                  .in_features = product.in_features,
+                                  .out_features = product.out_features};
+  require(launch_linear_plain(arguments, context.stream()), "the kernel of linear()");
+}
+
 void run_part(const CudaContext& context, const Tensor& x, const LinearPart& part, LinearMode mode,
               const Tensor& out) {
   if (is_streamable(x, part)) {
@@ -91,45 +159,68 @@ void run_part(const CudaContext& context, const Tensor& x, const LinearPart& par
   require(launch_linear_plain(arguments, context.stream()), "the kernel of linear()");
 }
 
+/// Both products and silu in one kernel, where one takes this shape.
+bool try_silu_mul(const CudaContext& context, const Tensor& x, const LinearWeight& gate_up,
+                  const QuantizedActivations& quantized, const Tensor& out) {
+  const LinearPart& part = gate_up.parts.front();
+  const int64_t width = out.size(1);
+  // The halves must start at whole scale blocks.
+  if (gate_up.parts.size() != 1 || !part.bias.empty() ||
+      (is_f8(part) && width % kScaleBlock != 0)) {
+    return false;
+  }
+  const void* weight_up = part.weight.slice(0, width, width).raw();
+  const int64_t scale_rows = width / kScaleBlock;
+  const float* scales_up =
+      is_f8(part) ? part.scales.slice(0, scale_rows, scale_rows).data<float>() : nullptr;
+  if (is_w8a8(quantized, gate_up)) {
+    W8A8Arguments product = w8a8_arguments(quantized, part, out);
+    product.op = GemmOp::silu_mul;
+    product.weight_up = weight_up;
+    product.scales_up = scales_up;
+    quantize(context, x, quantized);
+    return try_w8a8(context, product);
+  }
+  if (!is_multipliable(x, part)) return false;
+  if (is_streamable(x, part)) {
+    GemvArguments streamed = gemv_arguments(x, part, out);
+    streamed.op = GemvOp::silu_mul;
+    streamed.weight_up = weight_up;
+    streamed.scales_up = scales_up;
+    if (try_gemv(context, streamed)) return true;
+  }
+  GemmArguments product = gemm_arguments(context, x, part, out);
+  product.op = GemmOp::silu_mul;
+  product.weight_up = weight_up;
+  product.scales_up = scales_up;
+  return try_gemm(context, product);
+}
+
 }  // namespace
 
 void run_linear(const CudaContext& context, const Tensor& x, const LinearWeight& weight,
-                LinearMode mode, const Tensor& out) {
+                const QuantizedActivations& quantized, LinearMode mode, const Tensor& out) {
+  const bool rounds_x = is_w8a8(quantized, weight);
+  if (rounds_x) quantize(context, x, quantized);
   int64_t column = 0;
   for (const LinearPart& part : weight.parts) {
     const int64_t count = part.weight.size(0);
-    run_part(context, x, part, mode, out.slice(1, column, count));
+    const Tensor to = out.slice(1, column, count);
+    if (rounds_x && is_f8(part)) {
+      run_quantized_part(context, quantized, part, mode, to);
+    } else {
+      run_part(context, x, part, mode, to);
+    }
     column += count;
   }
 }
 
 void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const LinearWeight& gate_up,
-                         const Tensor& scratch, const Tensor& out) {
-  const LinearPart& part = gate_up.parts.front();
-  const int64_t width = out.size(1);
-  const bool is_f8 = part.weight.dtype() == DType::f8_e4m3;
-  // The halves must start at whole scale blocks.
-  if (gate_up.parts.size() == 1 && is_multipliable(x, part) && part.bias.empty() &&
-      (!is_f8 || width % kScaleBlock == 0)) {
-    const void* weight_up = part.weight.slice(0, width, width).raw();
-    const int64_t scale_rows = width / kScaleBlock;
-    const float* scales_up =
-        is_f8 ? part.scales.slice(0, scale_rows, scale_rows).data<float>() : nullptr;
-    if (is_streamable(x, part)) {
-      GemvArguments streamed = gemv_arguments(x, part, out);
-      streamed.op = GemvOp::silu_mul;
-      streamed.weight_up = weight_up;
-      streamed.scales_up = scales_up;
-      if (try_gemv(context, streamed)) return;
-    }
-    GemmArguments product = gemm_arguments(context, x, part, out);
-    product.op = GemmOp::silu_mul;
-    product.weight_up = weight_up;
-    product.scales_up = scales_up;
-    if (try_gemm(context, product)) return;
-  }
+                         const QuantizedActivations& quantized, const Tensor& scratch,
+                         const Tensor& out) {
+  if (try_silu_mul(context, x, gate_up, quantized, out)) return;
   for_scratch_rows(x, scratch, out, [&](const Tensor& rows, const Tensor& both, const Tensor& to) {
-    run_linear(context, rows, gate_up, LinearMode::store, both);
+    run_linear(context, rows, gate_up, quantized, LinearMode::store, both);
     run_silu_mul(context, both, to);
   });
 }

@@ -8,10 +8,17 @@
 
 namespace glimpse::cuda {
 
-enum class Family : uint8_t { gemm, gemv, attention_prefill, attention_decode, attention_vision };
+enum class Family : uint8_t {
+  gemm,
+  gemv,
+  attention_prefill,
+  attention_decode,
+  attention_vision,
+  gemm_w8a8
+};
 
-inline constexpr std::array<std::string_view, 5> kFamilyNames = {
-    "gemm", "gemv", "attention_prefill", "attention_decode", "attention_vision"};
+inline constexpr std::array<std::string_view, 6> kFamilyNames = {
+    "gemm", "gemv", "attention_prefill", "attention_decode", "attention_vision", "gemm_w8a8"};
 inline constexpr int kNumFamilies = static_cast<int>(kFamilyNames.size());
 
 [[nodiscard]] constexpr std::string_view name_of(Family family) {

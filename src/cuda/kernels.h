@@ -176,8 +176,10 @@ struct PackedAttentionArguments {
 
 // ---- linear_plain.cu ----------------------------------------------------------------------------
 struct LinearArguments {
-  Rows x;                        // [tokens, in]
-  const void* weight = nullptr;  // [out, in], contiguous
+  Rows x;                           // [tokens, in]; f8 only with scales of its own and an f8 weight
+  const float* x_scales = nullptr;  // [ceil(in / 128), tokens]
+  int64_t x_scale_stride = 0;       // elements between rows
+  const void* weight = nullptr;     // [out, in], contiguous
   Element weight_element = Element::bf16;
   const float* scales = nullptr;  // [ceil(out / 128), ceil(in / 128)]; f8 only
   const float* bias = nullptr;    // [out]; may be null
@@ -189,6 +191,18 @@ struct LinearArguments {
 };
 [[nodiscard]] cudaError_t launch_linear_plain(const LinearArguments& arguments,
                                               cudaStream_t stream);
+
+// ---- quantize.cu --------------------------------------------------------------------------------
+struct QuantizeArguments {
+  Rows x;                    // [num_rows, dim] f32 or bf16
+  void* codes = nullptr;     // [num_rows, dim] e4m3
+  int64_t codes_stride = 0;  // bytes between rows
+  float* scales = nullptr;   // [ceil(dim / 128), num_rows]
+  int64_t scale_stride = 0;  // elements between rows
+  int64_t num_rows = 0;
+  int64_t dim = 0;
+};
+[[nodiscard]] cudaError_t launch_quantize(const QuantizeArguments& arguments, cudaStream_t stream);
 
 // ---- sampling.cu --------------------------------------------------------------------------------
 /// Rows of one launch: the workspace has room for so many.

@@ -1,6 +1,7 @@
 // out = x W^T + bias, plain: 64x64 tiles, 16 columns of k at a time through shared memory, f32
 // sums. x in bf16 multiplies bf16 operands and applies an f8 weight's scale to the sum of each 128
-// columns; x in f32 scales the weight itself. Every dtype and every shape.
+// columns; x in f8 has such scales too (W8A8); x in f32 scales the weight itself. Every dtype and
+// every shape.
 #include "cuda/elements.cuh"
 
 namespace glimpse::cuda {
@@ -17,11 +18,14 @@ struct Product {
   DeviceRows<X> x;
   const Weight* weight;
   const float* scales;
+  const float* x_scales;
+  int64_t x_scale_stride;
   int tokens;
   int in_features;
   int out_features;
   static constexpr bool kIsExact = sizeof(X) == 4;
   static constexpr bool kIsFloat8 = sizeof(Weight) == 1;
+  static constexpr bool kXIsFloat8 = sizeof(X) == 1;
 
   __device__ float x_at(int token, int k) const {
     if (token >= tokens || k >= in_features) return 0.0F;
@@ -30,6 +34,10 @@ struct Product {
   __device__ float scale_at(int feature, int k) const {
     const int blocks = (in_features + kScaleBlock - 1) / kScaleBlock;
     return scales[int64_t{feature / kScaleBlock} * blocks + k / kScaleBlock];
+  }
+  __device__ float x_scale_at(int token, int k) const {
+    if constexpr (!kXIsFloat8) return 1.0F;
+    return token < tokens ? x_scales[k / kScaleBlock * x_scale_stride + token] : 0.0F;
   }
   __device__ float weight_at(int feature, int k) const {
     if (feature >= out_features || k >= in_features) return 0.0F;
@@ -81,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sums[i][j] += scale * block_sums[i][j];
+        sums[i][j] += product.x_scale_at(first_token + ty + 16 * i, k) * scale * block_sums[i][j];
         block_sums[i][j] = 0;
       }
     }
@@ -101,29 +109,36 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <typename X, typename Weight>
+cudaError_t launch(const LinearArguments& a, cudaStream_t stream) {
+  const dim3 grid(divide_up(a.out_features, kTile), divide_up(a.tokens, kTile));
+  return dispatch_activation(a.out.element, [&]<typename Out>() {
+    const Product<X, Weight> product{DeviceRows<X>(a.x),
+                                     static_cast<const Weight*>(a.weight),
+                                     a.scales,
+                                     a.x_scales,
+                                     a.x_scale_stride,
+                                     static_cast<int>(a.tokens),
+                                     static_cast<int>(a.in_features),
+                                     static_cast<int>(a.out_features)};
+    const DeviceRows<Out> out(a.out);
+    if (a.adds_to_out) {
+      multiply_tile<X, Weight, Out, true><<<grid, kThreads, 0, stream>>>(product, a.bias, out);
+    } else {
+      multiply_tile<X, Weight, Out, false><<<grid, kThreads, 0, stream>>>(product, a.bias, out);
+    }
+    return cudaGetLastError();
+  });
+}
+
 }  // namespace
 
 cudaError_t launch_linear_plain(const LinearArguments& a, cudaStream_t stream) {
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
-  const dim3 grid(divide_up(a.out_features, kTile), divide_up(a.tokens, kTile));
+  if (a.x.element == Element::f8) return launch<Float8, Float8>(a, stream);
   return dispatch_activation(a.x.element, [&]<typename X>() {
-    return dispatch_weight(a.weight_element, [&]<typename Weight>() {
-      return dispatch_activation(a.out.element, [&]<typename Out>() {
-        const Product<X, Weight> product{DeviceRows<X>(a.x),
-                                         static_cast<const Weight*>(a.weight),
-                                         a.scales,
-                                         static_cast<int>(a.tokens),
-                                         static_cast<int>(a.in_features),
-                                         static_cast<int>(a.out_features)};
-        const DeviceRows<Out> out(a.out);
-        if (a.adds_to_out) {
-          multiply_tile<X, Weight, Out, true><<<grid, kThreads, 0, stream>>>(product, a.bias, out);
-        } else {
-          multiply_tile<X, Weight, Out, false><<<grid, kThreads, 0, stream>>>(product, a.bias, out);
-        }
-        return cudaGetLastError();
-      });
-    });
+    return dispatch_weight(a.weight_element,
+                           [&]<typename Weight>() { return launch<X, Weight>(a, stream); });
   });
 }
 

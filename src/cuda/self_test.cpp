@@ -127,6 +127,23 @@ bool linear_agrees(Bench& bench, Family family, int64_t rows) {
   return true;
 }
 
+bool w8a8_agrees(Bench& bench, int64_t rows) {
+  constexpr int64_t kIn = 512;
+  constexpr int64_t kOut = 256;
+  Backend& backend = bench.backend();
+  const LinearWeight weight{.parts = {bench.weight(DType::f8_e4m3, kOut, kIn)}};
+  const Tensor x = bench.random(DType::bf16, {rows, kIn});
+  const QuantizedActivations quantized{
+      bench.zeros(DType::f8_e4m3, {rows, kIn}),
+      bench.zeros(DType::f32, {kIn / kScaleBlock, (rows + 1) / 2 * 2})};
+  const Tensor out = bench.zeros(DType::bf16, {rows, kOut});
+  const Tensor gated = bench.zeros(DType::bf16, {rows, kOut / 2});
+  const Tensor scratch = bench.zeros(DType::bf16, {rows, kOut});
+  return bench.agrees(Family::gemm_w8a8, out, [&] { backend.linear(x, weight, out, quantized); }) &&
+         bench.agrees(Family::gemm_w8a8, gated,
+                      [&] { backend.linear_silu_mul(x, weight, scratch, gated, quantized); });
+}
+
 bool prefill_agrees(Bench& bench) {
   constexpr int32_t kQueries = 41;
   constexpr int64_t kHeads = 4;
@@ -252,6 +269,8 @@ bool family_agrees(Bench& bench, Family family) {
       return DecodeCase(bench, DType::bf16).agrees() && DecodeCase(bench, DType::f8_e4m3).agrees();
     case Family::attention_vision:
       return vision_attention_agrees(bench);
+    case Family::gemm_w8a8:
+      return w8a8_agrees(bench, 3) && w8a8_agrees(bench, 70);
   }
   return true;
 }

@@ -52,6 +52,14 @@ LanguageActivations LanguageActivations::carve(const TextConfig& config, Arithme
   const int64_t scratch_rows =
       arena.device() == Device::cpu ? max_rows : std::min(max_rows, kGpuScratchRows);
   layer.gate_up = arena.allocate(dtype, {scratch_rows, 2 * config.intermediate_size});
+  if (arithmetic == Arithmetic::w8a8) {
+    const int64_t widest = std::max(
+        {config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size});
+    layer.quantized.codes = arena.allocate(DType::f8_e4m3, {max_rows, widest});
+    // An even number of rows: two neighbours' scales are read at once.
+    layer.quantized.scales = arena.allocate(
+        DType::f32, {(widest + kScaleBlock - 1) / kScaleBlock, (max_rows + 1) / 2 * 2});
+  }
   act.cosines = arena.allocate(DType::f32, {max_rows, config.head_dim / 2});
   act.sines = arena.allocate(DType::f32, {max_rows, config.head_dim / 2});
   return act;

@@ -77,6 +77,7 @@ LoadedModel::LoadedModel(const EngineOptions& options)
     : files(ModelFiles::open(options)), store(files.directory) {
   std::future<ModelText> text_future =
       std::async(std::launch::async, [this] { return ModelText::open(files.directory); });
+  require_fp8_weights(store, options);
   backend = open_backend(options);
   for (const std::string& warning : backend->warnings()) notify(options, warning);
   weight_facts = measure_weights(store, files.config, *backend, options.quantize_to_fp8);
@@ -129,7 +130,9 @@ ModelInfo LoadedModel::info() const {
   info.directory = files.directory.string();
   info.architecture = files.config.architecture;
   info.device = backend->description();
-  info.arithmetic = shape.arithmetic == Arithmetic::exact ? "exact" : "fast";
+  info.arithmetic = shape.arithmetic == Arithmetic::exact  ? "exact"
+                    : shape.arithmetic == Arithmetic::w8a8 ? "w8a8"
+                                                           : "fast";
   info.weight_format = store.weight_format();
   info.num_parameters = store.num_parameters();
   info.context = shape.context;

@@ -57,6 +57,7 @@ class Forecaster {
         layout_(create_layout_backend()),
         weights_(measure_weights(store_, files_.config, *layout_, options.quantize_to_fp8)) {
     target_.device = Device::cuda;
+    require_fp8_weights(store_, options);
     const std::optional<GpuInfo> gpu =
         gpu_bytes == 0 ? find_gpu(options.cuda_device) : std::nullopt;
     if (gpu) {

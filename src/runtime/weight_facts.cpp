@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "model/vision_weight_stream.h"
 #include "model/weights.h"
 
@@ -43,6 +45,18 @@ WeightFacts measure_weights(WeightStore& store, const ModelConfig& config, Backe
     facts.vision_slot_bytes = VisionWeightStream::slot_bytes(store, *config.vision, backend);
   }
   return facts;
+}
+
+void require_fp8_weights(const WeightStore& store, const EngineOptions& options) {
+  if (options.arithmetic != Arithmetic::w8a8 || options.quantize_to_fp8) return;
+  const std::string format = store.weight_format();
+  if (format == "fp8") return;
+  throw Error(
+      ErrorCode::invalid_argument,
+      fmt::format("the arithmetic w8a8 multiplies FP8 weights, and this checkpoint's are {}",
+                  format),
+      "add --quantize-fp8, which stores them as FP8 while loading, or choose --arithmetic "
+      "fast");
 }
 
 int64_t assumed_context_bytes(int capability) {

@@ -12,6 +12,9 @@ namespace glimpse {
 [[nodiscard]] WeightFacts measure_weights(WeightStore& store, const ModelConfig& config,
                                           Backend& backend, bool quantize);
 
+/// Throws Error(invalid_argument) where W8A8 is asked of weights that will not be FP8.
+void require_fp8_weights(const WeightStore& store, const EngineOptions& options);
+
 /// What CUDA's context, all kernels and the backend's workspaces take on a card of this compute
 /// capability (86 is 8.6) where it cannot be measured.
 [[nodiscard]] int64_t assumed_context_bytes(int capability);

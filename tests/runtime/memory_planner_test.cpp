@@ -51,6 +51,26 @@ TEST_F(MemoryPlannerTest, TheKvCacheIsCountedByHand) {
   EXPECT_EQ(plan(options).bytes_of_item(kKvItem), 3 * 32 * kKvPageTokens * 6 * 2 * 2 * (128 + 4));
 }
 
+TEST_F(MemoryPlannerTest, W8A8TakesRoomForTheCodesAndScalesOfTheWidestProduct) {
+  EngineOptions options;
+  options.context = 1024;
+  options.arithmetic = Arithmetic::fast;
+  const MemoryPlan fast = plan(options);
+  options.arithmetic = Arithmetic::w8a8;
+  const MemoryPlan w8a8 = plan(options);
+  const int64_t widest = config_.text.intermediate_size;
+  const auto aligned = [](int64_t bytes) {
+    return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+  };
+  const auto room = [&](int64_t rows) {
+    return aligned(rows * widest) + aligned(widest / kScaleBlock * (rows + rows % 2) * 4);
+  };
+  EXPECT_EQ(w8a8.shape.kv_dtype, DType::bf16);
+  // Prefill and decode steps have activations of their own.
+  EXPECT_EQ(w8a8.bytes_of_item(kActivationsItem) - fast.bytes_of_item(kActivationsItem),
+            room(w8a8.shape.max_rows()) + room(w8a8.shape.max_sequences));
+}
+
 TEST_F(MemoryPlannerTest, TheTotalIsTheSumOfTheItems) {
   const MemoryPlan result = plan({});
   int64_t sum = 0;
