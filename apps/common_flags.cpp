@@ -91,9 +91,6 @@ void add_model_flags(CLI::App& command, EngineOptions& engine) {
       ->group("Model and machine");
   group.value("--threads", engine.threads, "CPU threads (default: one per core)")
       ->check(between(1, 1024));
-  group.choice("--arithmetic", engine.arithmetic, kArithmetics,
-               "exact (F32, as transformers), fast (BF16), w8a8 (fast, FP8 weights times FP8 "
-               "activations) or auto: exact on the CPU, fast on CUDA");
   add_memory_flags(command, engine);
 }
 
@@ -118,6 +115,9 @@ CLI::Validator size_in_bytes() {
 
 void add_memory_flags(CLI::App& command, EngineOptions& engine) {
   FlagGroup group(command, "Model and machine");
+  group.choice("--arithmetic", engine.arithmetic, kArithmetics,
+               "exact (F32, as transformers), fast (BF16), w8a8 (fast, FP8 weights times FP8 "
+               "activations) or auto: exact on the CPU, fast on CUDA");
   group.value("--context", engine.context, "most tokens of a prompt and its answer")
       ->check(between(int64_t{16}, int64_t{1} << 20));
   group.value("--vram", engine.memory_cap_bytes, "hard cap on device memory, as 6.5GiB")

@@ -56,6 +56,15 @@ class Plan(unittest.TestCase):
                 self.assertIn(plan["verdict"], ("FITS", "TIGHT"))
                 self.assertLessEqual(plan["total_bytes"], plan["free_bytes"])
 
+    def test_activations_in_fp8_are_planned_and_need_fp8_weights(self):
+        # Small pictures, so that the language model's activations are the larger part.
+        options = ["--max-pixels", "65536", "--arithmetic"]
+        self.assertGreater(self.item(self.plan("2b-fp8", *options, "w8a8"), "activations"),
+                           self.item(self.plan("2b-fp8", *options, "fast"), "activations"))
+        refused = run("plan", self.folder / "2b-bf16", "--gpu", "8GiB", "--arithmetic", "w8a8")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("--quantize-fp8", refused.stderr)
+
     def test_4b_in_bf16_does_not_fit_and_the_advice_is_to_quantise(self):
         plan = self.plan("4b-bf16")
         self.assertEqual(plan["verdict"], "DOES NOT FIT")
