@@ -329,14 +329,19 @@ def make_preprocess(results, _options):
     processor = processor_class(patch_size=16, temporal_patch_size=2, merge_size=2,
                                 image_mean=[0.5] * 3, image_std=[0.5] * 3, size=golden["size"])
     made = []
-    for entry in golden["files"]:
-        places = [folder / "preprocess" / "files" / entry["file"] for folder in (GOLDEN, SHARED)]
-        file = next((place for place in places if place.exists()), None)
-        if file is None:
-            print(f"{entry['file']} is not here: not made anew")
-            made.append(entry)
-        else:
-            made.append(prepare_picture(processor, file))
+    with tempfile.TemporaryDirectory() as parent:
+        with tarfile.open(GOLDEN / "uncompressed-pictures.tar.xz") as packed:
+            packed.extractall(parent)
+        folders = [GOLDEN / "preprocess" / "files", SHARED / "preprocess" / "files",
+                   pathlib.Path(parent) / "uncompressed-pictures"]
+        for entry in golden["files"]:
+            file = next((folder / entry["file"] for folder in folders
+                         if (folder / entry["file"]).exists()), None)
+            if file is None:
+                print(f"{entry['file']} is not here: not made anew")
+                made.append(entry)
+            else:
+                made.append(prepare_picture(processor, file))
     results.json(path, {"size": golden["size"], "files": made}, indent=1)
 
 

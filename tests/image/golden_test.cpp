@@ -17,12 +17,13 @@
 #include "glimpse/error.h"
 #include "image/decode.h"
 #include "image/image_processor.h"
-#include "paths.h"
+#include "picture_files.h"
 
 namespace glimpse {
 namespace {
 
 using testing::golden_dir;
+using testing::golden_picture_path;
 using testing::shared_dir;
 
 Json expectations() {
@@ -42,13 +43,6 @@ Json expectation_of(const std::string& name) {
     if (entry["file"] == name) return entry;
   }
   return {};
-}
-
-// The three largest files stay beside the project.
-std::filesystem::path path_of(const std::string& name) {
-  const auto here = golden_dir() / "preprocess" / "files" / name;
-  if (std::filesystem::exists(here)) return here;
-  return shared_dir() / "golden" / "preprocess" / "files" / name;
 }
 
 RgbImage decode_file(const std::filesystem::path& path) {
@@ -77,7 +71,7 @@ class GoldenPicture : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenPicture, IsPreparedAsTransformersDoesIt) {
   const std::string name = GetParam();
-  const std::filesystem::path path = path_of(name);
+  const std::filesystem::path path = golden_picture_path(name);
   GLIMPSE_REQUIRE_FILE(path);
   const Json expected = expectation_of(name);
   const RgbImage picture = decode_file(path);

@@ -21,8 +21,18 @@ inline std::string read_text(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
+/// Where a picture of the goldens is: in the project, uncompressed ones packed, the three largest
+/// beside it.
+inline std::filesystem::path golden_picture_path(std::string_view name) {
+  for (const auto& folder :
+       {golden_dir() / "preprocess" / "files", unpacked_golden_dir() / "uncompressed-pictures"}) {
+    if (std::filesystem::exists(folder / name)) return folder / name;
+  }
+  return shared_dir() / "golden" / "preprocess" / "files" / name;
+}
+
 inline std::string golden_picture(std::string_view name) {
-  return read_text(golden_dir() / "preprocess" / "files" / name);
+  return read_text(golden_picture_path(name));
 }
 
 inline RgbImage decode_text(std::string_view file, const DecodeLimits& limits = {}) {
