@@ -235,8 +235,6 @@ __device__ void prepare_block(const Block& block) {
 // All products of all layers run through one copy of the code: fetching instructions costs as much
 // as running them here. `kMany` asks for more rows' activations at once and keeps the weights ahead
 // in registers, which pays from some rows on; few are quicker with the shorter code and the ring.
-//
-// spill: 4 to 12 bytes on sm_86 and sm_90 with FP8 weights, BF16 KV and few rows
 template <typename W, bool kKvF8, bool kMany>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     decode_all_layers(const __grid_constant__ DecodeArguments a,

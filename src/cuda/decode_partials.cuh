@@ -106,7 +106,7 @@ struct LaneAttention {
 
 /// A head's published partial results, as a warp adds them up: lane i has dimensions 4i to 4i + 3.
 struct HeadParts {
-  static constexpr int kAtOnce = 8;
+  static constexpr int kAtOnce = kDecodeMaxSplits - 1;
   const uint32_t* parts;
   int splits;
   uint4 words[kAtOnce];
@@ -137,11 +137,6 @@ struct HeadParts {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (i < splits) accumulate(i, words[i], __shfl_sync(0xFFFFFFFFU, factor, i));
-    }
-#pragma unroll 1
-    for (int i = kAtOnce; i < splits; ++i) {
-      const uint4 more = peek4(split(i) + static_cast<int>(threadIdx.x) % 32 * 4);
-      accumulate(i, more, __shfl_sync(0xFFFFFFFFU, factor, i));
     }
   }
 

@@ -110,26 +110,10 @@ __device__ __forceinline__ void tile_position(const GemmParameters& p, int tile,
   token_tile = first + inside - feature_tile * height;
 }
 
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 __device__ __forceinline__ float gelu_tanh(float x) {
   // 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3); -2 log2(e) inside
   const float u = x * fmaf(x * x, -2.302208198F * 0.044715F, -2.302208198F);
   return x * reciprocal(1.0F + exp2_fast(u));
-}
-
-__device__ __forceinline__ float silu(float x) {
-  return x * reciprocal(1.0F + exp2_fast(-1.4426950408889634F * x));
 }
 
 template <typename Tile>

@@ -48,10 +48,6 @@ struct W8A8TileConfig {
   static_assert(kSharedBytes <= 99 * 1024, "sm_86, 89 and 120 have 99 KiB a block");
 };
 
-__device__ __forceinline__ float silu(float x) {
-  return x / (1.0F + __expf(-x));
-}
-
 /// sum[16, 8] += a[16, 32] b[32, 8] of e4m3, for which cards before sm_89 have no instruction: they
 /// widen to bf16, exactly. Any order of k serves as long as a and b agree.
 __device__ __forceinline__ void multiply_add_e4m3(float (&sum)[4], const uint32_t (&a)[4],

@@ -101,4 +101,20 @@ __device__ __forceinline__ void e4m3_to_bf16(uint32_t four, uint32_t& first, uin
   second = reinterpret_cast<const uint32_t&>(b);
 }
 
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float silu(float x) {
+  return x * reciprocal(1.0F + exp2_fast(-1.4426950408889634F * x));
+}
+
 }  // namespace glimpse::cuda

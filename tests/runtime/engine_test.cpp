@@ -113,20 +113,24 @@ TEST(Engine, UsageAndTimingsTellWhatHappened) {
   EXPECT_EQ(engine.status().pictures, 1);
 }
 
+/// A conversation after its first answer, with another question about the same picture.
+Request second_turn(Request request, std::string first_answer) {
+  Message answer;
+  answer.role = "assistant";
+  answer.parts.push_back(Part::of_text(std::move(first_answer)));
+  Message next;
+  next.role = "user";
+  next.parts.push_back(Part::of_text("What color is the background?"));
+  request.messages.push_back(std::move(answer));
+  request.messages.push_back(std::move(next));
+  return request;
+}
+
 TEST(Engine, ARepeatedBeginningIsReusedWithTheSameAnswer) {
   Engine engine(cpu_options(1));
   const auto conversation = [] {
-    Request request = question("00.png", "Describe this image.");
-    Message answer;
-    answer.role = "assistant";
-    answer.parts.push_back(
-        Part::of_text("A hot face and the text \"Peace\" on a teal background."));
-    Message next;
-    next.role = "user";
-    next.parts.push_back(Part::of_text("What color is the background?"));
-    request.messages.push_back(std::move(answer));
-    request.messages.push_back(std::move(next));
-    return request;
+    return second_turn(question("00.png", "Describe this image."),
+                       "A hot face and the text \"Peace\" on a teal background.");
   };
   const Answer fresh = engine.answer(conversation());
   EXPECT_EQ(fresh.usage.cached_prompt_tokens, 0);
@@ -147,24 +151,13 @@ TEST(Engine, TheNextTurnOfAConversationFindsTheAnswerBeforeItInTheCache) {
   ASSERT_GT((first.usage.prompt_tokens + first.usage.completion_tokens) / kPageTokens, prompt_pages)
       << "the answer must fill a page of its own";
 
-  const auto second_turn = [&] {
-    Request request = question("05.png", prompt);
-    Message answer;
-    answer.role = "assistant";
-    answer.parts.push_back(Part::of_text(first.text));
-    Message next;
-    next.role = "user";
-    next.parts.push_back(Part::of_text("What color is the background?"));
-    request.messages.push_back(std::move(answer));
-    request.messages.push_back(std::move(next));
-    return request;
-  };
-  const Answer second = engine.answer(second_turn());
+  const auto next_turn = [&] { return second_turn(question("05.png", prompt), first.text); };
+  const Answer second = engine.answer(next_turn());
   EXPECT_GT(second.usage.cached_prompt_tokens, prompt_pages * kPageTokens);
   EXPECT_TRUE(second.usage.pictures[0].from_cache);
   EXPECT_EQ(second.timings.vision, 0);
   Engine fresh(cpu_options(1));
-  EXPECT_EQ(second.tokens, fresh.answer(second_turn()).tokens);
+  EXPECT_EQ(second.tokens, fresh.answer(next_turn()).tokens);
 }
 
 TEST(Engine, TheSameQuestionAboutAnotherPictureFindsNothingInTheCaches) {

@@ -5,22 +5,15 @@
 #include <future>
 #include <thread>
 
+#include "demo_engine.h"
 #include "glimpse/error.h"
-#include "paths.h"
 
 namespace glimpse {
 namespace {
 
 using namespace std::chrono_literals;
 
-std::unique_ptr<Engine> load_demo() {
-  EngineOptions options;
-  options.model = testing::demo_model_dir().string();
-  options.device = DeviceChoice::cpu;
-  options.threads = 1;
-  options.context = 256;
-  return std::make_unique<Engine>(options);
-}
+using testing::load_demo;
 
 void unload(EngineHost& host) {
   while (!host.unload_if_idle()) std::this_thread::yield();

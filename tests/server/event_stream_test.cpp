@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "paths.h"
+#include "demo_engine.h"
 #include "recording_exchange.h"
 #include "server/generation.h"
 
@@ -37,16 +37,7 @@ TEST(StreamEvent, EveryLineOfItsDataIsALineOfItsOwn) {
 // ---- whole answers ----------------------------------------------------------------------------
 
 EngineHost& host() {
-  static EngineHost shared(
-      [] {
-        EngineOptions options;
-        options.model = testing::demo_model_dir().string();
-        options.device = DeviceChoice::cpu;
-        options.threads = 1;
-        options.context = 256;
-        return std::make_unique<Engine>(options);
-      },
-      std::chrono::milliseconds(0));
+  static EngineHost shared(testing::load_demo, std::chrono::milliseconds(0));
   return shared;
 }
 

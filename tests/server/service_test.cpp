@@ -4,23 +4,15 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "paths.h"
+#include "demo_engine.h"
 #include "recording_exchange.h"
 
 namespace glimpse {
 namespace {
 
+using testing::demo_options;
 using testing::Recorded;
 using testing::RecordingExchange;
-
-EngineOptions demo_options() {
-  EngineOptions options;
-  options.model = testing::demo_model_dir().string();
-  options.device = DeviceChoice::cpu;
-  options.threads = 1;
-  options.context = 256;
-  return options;
-}
 
 ServiceOptions quiet_options() {
   ServiceOptions options;
