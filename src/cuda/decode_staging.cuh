@@ -219,10 +219,11 @@ __device__ void stage_norm(const Block& block, const uint32_t* published, const 
   const bool is_input = published == nullptr;
   const uint32_t* from =
       (is_input ? reinterpret_cast<const uint32_t*>(a.hidden) : published) + row * a.hidden_size;
-  float sum = 0;
+  float total = 0;
   constexpr int kAtOnce = kMany ? 8 : 4;
 #pragma unroll 1
   for (int base = warp % sharing; base < blocks; base += kAtOnce * sharing) {
+    float sum = 0;
     uint4 words[kAtOnce];
     float4 weights[kAtOnce];
 #pragma unroll
@@ -255,6 +256,7 @@ __device__ void stage_norm(const Block& block, const uint32_t* published, const 
       const float four[4] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
       staged_as[i] = staged_words<W>(four, scales[i]);
     }
+    total += warp_sum(sum);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = base + i * sharing;
@@ -262,8 +264,7 @@ __device__ void stage_norm(const Block& block, const uint32_t* published, const 
       put_staged<W>(staged, row, index, staged_as[i], scales[i]);
     }
   }
-  sum = warp_sum(sum);
-  if (lane == 0) block.tail->reduction[warp] = sum;
+  if (lane == 0) block.tail->reduction[warp] = total;
 }
 
 /// 1 / rms of each row, from the sums that stage_norm() left. Read after the block's next meeting.
@@ -273,8 +274,10 @@ __device__ inline void find_norm_factors(const Block& block) {
   if (row >= a.rows) return;
   const int sharing = warps_per_row(a.rows);
   float total = 0;
-#pragma unroll 1
-  for (int i = 0; i < sharing; ++i) total += block.tail->reduction[row * sharing + i];
+#pragma unroll
+  for (int i = 0; i < kStreamWarps; ++i) {
+    if (i < sharing) total += block.tail->reduction[row * sharing + i];
+  }
   block.tail->norm_factors[row] =
       rsqrtf(__fdividef(total, static_cast<float>(a.hidden_size)) + a.epsilon);
 }

@@ -40,8 +40,7 @@ SamplerBuffers SamplerBuffers::carve(int64_t vocab_size, int64_t max_rows, Arena
   buffers.columns = arena.allocate(DType::i32, {kNumColumns * max_rows});
   buffers.token_counts = arena.allocate(DType::u16, {max_rows, vocab_size});
   buffers.allowed = arena.allocate(DType::u32, {max_rows, words_of_mask(vocab_size)});
-  buffers.ids = arena.allocate(DType::i32, {max_rows});
-  buffers.log_probs = arena.allocate(DType::f32, {max_rows});
+  buffers.chosen = arena.allocate(DType::i32, {2 * max_rows});
   buffers.top_ids = arena.allocate(DType::i32, {max_rows * kMaxTopLogProbs});
   buffers.top_log_probs = arena.allocate(DType::f32, {max_rows * kMaxTopLogProbs});
   return buffers;
@@ -118,17 +117,20 @@ std::vector<SampledToken> Sampler::sample(const Tensor& logits, std::span<const 
   std::vector<SampledToken> sampled(rows.size());
   const SamplingRows settings = upload_rows(rows);
   download_top(logits, rows, sampled);  // first: sampling overwrites the logits
-  const Tensor ids = buffers_.ids.slice(0, 0, count);
-  const Tensor log_probs = buffers_.log_probs.slice(0, 0, count);
+  const Tensor ids = front(buffers_.chosen, 0, DType::i32, {count});
+  const Tensor log_probs = front(buffers_.chosen, count, DType::f32, {count});
   backend_.sample(logits, settings, ids, log_probs);
   const bool counts_tokens = std::any_of(rows.begin(), rows.end(), [](const SamplingRow& row) {
     return row.settings->has_penalties();
   });
   if (counts_tokens) backend_.count_tokens(ids, settings.counts_row, buffers_.token_counts);
 
-  const auto chosen = downloaded<int32_t>(backend_, ids);
-  const auto chances = downloaded<float>(backend_, log_probs);
-  for (size_t i = 0; i < rows.size(); ++i) sampled[i].chosen = {chosen[i], chances[i]};
+  // Both come down in one copy: a small one costs a trip to the GPU, not its bytes.
+  const auto chosen =
+      downloaded<int32_t>(backend_, front(buffers_.chosen, 0, DType::i32, {2 * count}));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    sampled[i].chosen = {chosen[i], std::bit_cast<float>(chosen[rows.size() + i])};
+  }
   return sampled;
 }
 

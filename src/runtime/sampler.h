@@ -54,8 +54,7 @@ struct SamplerBuffers {
   Tensor columns;        // [columns * rows] i32: the columns of SamplingRows one after another
   Tensor token_counts;   // [lines, vocab] u16
   Tensor allowed;        // [rows, ceil(vocab / 32)] u32
-  Tensor ids;            // [rows] i32
-  Tensor log_probs;      // [rows] f32
+  Tensor chosen;         // [2 * rows] i32: ids, then the bits of their log-probabilities
   Tensor top_ids;        // [rows * kMaxTopLogProbs] i32
   Tensor top_log_probs;  // [rows * kMaxTopLogProbs] f32
 
