@@ -61,9 +61,7 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
       (kv != DType::bf16 && kv != DType::f8_e4m3)) {
     return false;
   }
-  for (const Tensor& x : {act.hidden, act.qkv}) {
-    if (!x.is_contiguous()) return false;
-  }
+  if (!act.hidden.is_contiguous()) return false;
   DecodeLayers all;
   for (size_t i = 0; i < layers.size(); ++i) {
     if (!fill_layer(shape, layers[i], inputs.kv[i], weight, all.layers[i])) return false;
@@ -78,7 +76,6 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
                                   .weight_is_f8 = weight == DType::f8_e4m3,
                                   .kv_is_f8 = kv == DType::f8_e4m3,
                                   .hidden = act.hidden.data<float>(),
-                                  .qkv = act.qkv.raw(),
                                   .cosines = inputs.cosines.data<float>(),
                                   .sines = inputs.sines.data<float>(),
                                   .slots = inputs.slots.data<int32_t>(),

@@ -8,65 +8,82 @@
 
 namespace glimpse::cuda::fused {
 
-/// One head of a token by one warp: lane holds dimensions lane + 32 i.
+/// One head of a token by one warp: lane i holds dimensions 2i, 2i + 1, 64 + 2i and 64 + 2i + 1.
 struct HeadLane {
   float x[4];
 };
 
-/// What a head's norm and rotation need besides the head: loaded before the barrier.
+/// What a head's norm and rotation need besides the head: loaded before the head is there.
 struct HeadConstants {
-  float norm[4];
-  float cosines[2];
-  float sines[2];
+  float2 norm[2];
+  float2 cosines, sines;
 };
 
 __device__ inline HeadConstants load_head_constants(const DecodeArguments& a, const float* norm,
                                                     int row) {
   const int lane = threadIdx.x % 32;
-  HeadConstants constants;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) constants.norm[i] = norm != nullptr ? __ldg(norm + lane + 32 * i) : 1;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    constants.cosines[i] = __ldg(a.cosines + row * kHalf + lane + 32 * i);
-    constants.sines[i] = __ldg(a.sines + row * kHalf + lane + 32 * i);
+  const auto pair = [&](const float* from) {
+    return __ldg(reinterpret_cast<const float2*>(from) + lane);
+  };
+  HeadConstants constants{{{1, 1}, {1, 1}}, {}, {}};
+  if (norm != nullptr) {
+    constants.norm[0] = pair(norm);
+    constants.norm[1] = pair(norm + kHalf);
   }
+  constants.cosines = pair(a.cosines + row * kHalf);
+  constants.sines = pair(a.sines + row * kHalf);
   return constants;
 }
 
-__device__ inline HeadLane load_head(const Bf16* qkv) {
-  HeadLane head;
-  const auto* bits = reinterpret_cast<const unsigned short*>(qkv) + threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    head.x[i] = __bfloat162float(__ushort_as_bfloat16(__ldcg(bits + 32 * i)));
+/// Waits for a published head: 64 words of bf16 pairs.
+__device__ inline HeadLane await_head(const uint32_t* head) {
+  const int lane = threadIdx.x % 32;
+  uint32_t low = peek(head + lane);
+  uint32_t high = peek(head + kHalf / 2 + lane);
+  for (int tries = 0; low == 0 || high == 0; ++tries) {
+    if (tries > kPollLimit) __trap();
+    if (low == 0) low = peek(head + lane);
+    if (high == 0) high = peek(head + kHalf / 2 + lane);
   }
-  return head;
+  __syncwarp();
+  return {{__uint_as_float(~low << 16), __uint_as_float(~low & 0xFFFF0000U),
+           __uint_as_float(~high << 16), __uint_as_float(~high & 0xFFFF0000U)}};
+}
+
+__device__ inline float rounded_to_bf16(float x) {
+  return __bfloat162float(__float2bfloat16(x));
 }
 
 /// Norm (where the model has one), then rotary: rounded to bf16 after each, as the unfused
 /// operations do.
 __device__ inline void norm_and_rotate(HeadLane& head, const HeadConstants& constants,
                                        bool has_norm, float epsilon) {
+  const float weights[4] = {constants.norm[0].x, constants.norm[0].y, constants.norm[1].x,
+                            constants.norm[1].y};
   if (has_norm) {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum += head.x[i] * head.x[i];
     const float factor = rsqrtf(warp_sum(sum) / kDecodeHeadDim + epsilon);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      head.x[i] = __bfloat162float(__float2bfloat16(head.x[i] * factor * constants.norm[i]));
-    }
+    for (int i = 0; i < 4; ++i) head.x[i] = rounded_to_bf16(head.x[i] * factor * weights[i]);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float c = constants.cosines[i];
-    const float s = constants.sines[i];
+    const float c = i == 0 ? constants.cosines.x : constants.cosines.y;
+    const float s = i == 0 ? constants.sines.x : constants.sines.y;
     const float low = head.x[i];
     const float high = head.x[i + 2];
-    head.x[i] = __bfloat162float(__float2bfloat16(low * c - high * s));
-    head.x[i + 2] = __bfloat162float(__float2bfloat16(high * c + low * s));
+    head.x[i] = rounded_to_bf16(low * c - high * s);
+    head.x[i + 2] = rounded_to_bf16(high * c + low * s);
   }
+}
+
+/// A lane's dimensions as bf16 pairs.
+__device__ inline void put_head(const HeadLane& head, void* to) {
+  auto* pairs = static_cast<uint32_t*>(to) + threadIdx.x % 32;
+  pairs[0] = bf16_pair(head.x[0], head.x[1]);
+  pairs[kHalf / 2] = bf16_pair(head.x[2], head.x[3]);
 }
 
 /// A head's 128 numbers in the cache's format, in device memory and in shared memory.
@@ -80,25 +97,21 @@ __device__ inline void store_head(const HeadLane& head, void* cache, float* scal
     for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(head.x[i]));
     largest = warp_max(largest);
     const float scale = largest > 0 ? largest / 448.0F : 1.0F;
-    auto* to = static_cast<uint8_t*>(cache) + entry * kDecodeHeadDim;
+    auto* to = static_cast<uint16_t*>(cache) + entry * kHalf;
     if (lane == 0) {
       if (entry >= 0) scales[entry] = scale;
       *scale_copy = scale;
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint8_t bits = __nv_cvt_float_to_fp8(head.x[i] / scale, __NV_SATFINITE, __NV_E4M3);
-      if (entry >= 0) to[lane + 32 * i] = bits;
-      static_cast<uint8_t*>(copy)[lane + 32 * i] = bits;
+    for (int i = 0; i < 2; ++i) {
+      const uint16_t bits = __nv_cvt_float2_to_fp8x2(
+          {head.x[2 * i] / scale, head.x[2 * i + 1] / scale}, __NV_SATFINITE, __NV_E4M3);
+      if (entry >= 0) to[lane + i * kHalf / 2] = bits;
+      static_cast<uint16_t*>(copy)[lane + i * kHalf / 2] = bits;
     }
   } else {
-    auto* to = static_cast<Bf16*>(cache) + entry * kDecodeHeadDim;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Bf16 bits = __float2bfloat16(head.x[i]);
-      if (entry >= 0) to[lane + 32 * i] = bits;
-      static_cast<Bf16*>(copy)[lane + 32 * i] = bits;
-    }
+    if (entry >= 0) put_head(head, static_cast<Bf16*>(cache) + entry * kDecodeHeadDim);
+    put_head(head, copy);
   }
 }
 
@@ -193,30 +206,22 @@ __device__ void patch_tile(const AttentionShared& shared, int newest, KvTile<kKv
 template <bool kKvF8>
 __device__ void prepare_heads(const Block& block, const DecodeLayer& layer,
                               const AttentionUnit& unit, const HeadConstants& constants,
-                              AttentionShared& shared) {
+                              const uint32_t* qkv, AttentionShared& shared) {
   const DecodeArguments& a = block.a;
   const int group = a.num_heads / a.num_kv_heads;
   const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
   const bool owns_newest = unit.last_token == unit.context;
   if (warp >= group + 2 || (warp >= group && !owns_newest)) return;
-  const int qkv_width = (a.num_heads + 2 * a.num_kv_heads) * kDecodeHeadDim;
-  const Bf16* qkv = static_cast<const Bf16*>(a.qkv) + int64_t{unit.row} * qkv_width;
   const int head_index = warp < group    ? unit.kv_head * group + warp
                          : warp == group ? a.num_heads + unit.kv_head
                                          : a.num_heads + a.num_kv_heads + unit.kv_head;
-  HeadLane head = load_head(qkv + head_index * kDecodeHeadDim);
+  const int heads = a.num_heads + 2 * a.num_kv_heads;
+  HeadLane head = await_head(qkv + (unit.row * heads + head_index) * kHalf);
   if (warp <= group) {
     norm_and_rotate(head, constants, (warp < group ? layer.q_norm : layer.k_norm) != nullptr,
                     a.epsilon);
   }
-  if (warp < group) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      shared.queries[warp][lane + 32 * i] = __float2bfloat16(head.x[i]);
-    }
-    return;
-  }
+  if (warp < group) return put_head(head, shared.queries[warp]);
   const int slot = __ldg(a.slots + unit.row);
   const int64_t entry =
       slot < 0 ? -1
@@ -369,8 +374,7 @@ __device__ void leave_partial(const WarpAttention& state, int group, AttentionSh
   }
 }
 
-/// What a block can load of its first unit before the barrier: everything but the new token's
-/// projections.
+/// What a block can load of its first unit beforehand: everything but the new token's projections.
 template <bool kKvF8>
 struct AttentionStart {
   HeadConstants constants;
@@ -379,8 +383,9 @@ struct AttentionStart {
   __device__ AttentionStart() {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      forget(constants.norm[i]);
-      forget(i < 2 ? constants.cosines[i] : constants.sines[i - 2]);
+      float2& pair = i < 2 ? constants.norm[i] : i == 2 ? constants.cosines : constants.sines;
+      forget(pair.x);
+      forget(pair.y);
       forget(tile.key_scales[i]);
       forget(tile.value_scales[i]);
 #pragma unroll
@@ -408,14 +413,16 @@ __device__ void begin_attention(const Block& block, const DecodeLayer& layer,
   load_tile<kKvF8>(a, layer, unit, tile_begin(unit, 0), start.tile);
 }
 
+/// Returns the first of the warps that are not needed to add up heads at the end.
 template <typename W, bool kKvF8, bool kMany>
-__device__ void attention(const Block& block, const DecodeLayer& layer,
-                          AttentionStart<kKvF8>& start, Exchange& exchange) {
+__device__ int attention(const Block& block, const DecodeLayer& layer, AttentionStart<kKvF8>& start,
+                         Exchange& exchange) {
   const DecodeArguments& a = block.a;
   auto& shared = *reinterpret_cast<AttentionShared*>(block.staged);
   const int units = a.rows * a.num_kv_heads * block.tail->max_splits;
   const int group = a.num_heads / a.num_kv_heads;
   AttentionUnit unit = block.tail->unit;
+  int idle_warp = 0;
 #pragma unroll 1
   for (int index = blockIdx.x; index < units; index += gridDim.x) {
     if (index != static_cast<int>(blockIdx.x)) {
@@ -423,7 +430,7 @@ __device__ void attention(const Block& block, const DecodeLayer& layer,
       begin_attention<kKvF8>(block, layer, unit, start);
     }
     if (unit.first_token >= unit.last_token) continue;
-    prepare_heads<kKvF8>(block, layer, unit, start.constants, shared);
+    prepare_heads<kKvF8>(block, layer, unit, start.constants, exchange.qkv, shared);
     __syncthreads();
     const bool owns_newest = unit.last_token == unit.context;
     WarpAttention state;
@@ -443,8 +450,10 @@ __device__ void attention(const Block& block, const DecodeLayer& layer,
     } else {
       publish_partials(block, unit, shared, exchange);
     }
+    idle_warp = unit.split == 0 ? group : 0;
     if (index + static_cast<int>(gridDim.x) < units) __syncthreads();
   }
+  return idle_warp;
 }
 
 }  // namespace glimpse::cuda::fused

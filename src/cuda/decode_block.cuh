@@ -11,36 +11,41 @@ namespace glimpse::cuda::fused {
 // of it, and with all registers there are no spills.
 constexpr int kStreamThreads = 256;
 constexpr int kStreamWarps = kStreamThreads / 32;
-// Units ahead: in registers with many sequences, whose activations need the shared memory; in a
-// ring in shared memory with few.
-constexpr int kStages = 4;
-constexpr int kRingDepth = 4;
 constexpr int kFewRows = 2;
+/// The ring's units. 64 KiB under way per multiprocessor with few sequences; with many, whose
+/// activations need the room, 32 KiB.
+template <bool kMany>
+inline constexpr int kRingUnitBytes = kMany ? kUnitBytes : 2 * kUnitBytes;
+constexpr int kRingDepth = 2;
 
 constexpr int kPageTokens = 32;
 constexpr int kHalf = kDecodeHeadDim / 2;
 constexpr int kMaxGroup = 4;  // query heads per kv head
-constexpr int kMaxHidden = 8192;
-constexpr int kMaxIntermediate = 32768;
+constexpr int kMaxHidden = 6144;
+constexpr int kMaxIntermediate = 28672;
+constexpr int kMaxQkvHeads = 96;  // of queries, keys and values together
 constexpr int kMaxBlocks = 256;
 // 99 KiB per block on every card.
 constexpr int kSharedBytes = 98 * 1024;
 constexpr int kMaxChunkBlocks = 96;  // of 128 columns, staged at once
 constexpr int kTailBytes = 3 * 1024;
 
-/// A block's shared memory: the ring, sums, staged activations and their scales, the block's share
-/// of the residual stream of all rows, and the tail. With many sequences there is no ring.
+/// A block's shared memory: the ring ([kStreamWarps, kRingDepth] units), sums, staged activations
+/// and their scales, the norm's weights of the block's hidden columns, its share of the residual
+/// stream of all rows, and the tail.
 template <bool kMany>
 struct Layout {
   static constexpr int kRows = kMany ? kStreamRows : kFewRows;
-  using Scratch = StreamScratch<kStreamWarps, kRows>;
-  static constexpr int kRingBytes =
-      kMany ? 0 : kStreamWarps * kRingDepth * static_cast<int>(sizeof(RingUnit));
+  static constexpr int kTiles = kMany ? 10 : kTilesPerPass;  // whose sums wait at once
+  using Unit = RingUnit<kRingUnitBytes<kMany>>;
+  using Scratch = StreamScratch<kStreamWarps, kRows, kTiles>;
+  static constexpr int kRingBytes = kStreamWarps * kRingDepth * static_cast<int>(sizeof(Unit));
   static constexpr int kScratchBytes = static_cast<int>(sizeof(Scratch));
-  static constexpr int kScaleBytes = kMaxChunkBlocks * kStreamRows * 4;
-  static constexpr int kResidualFloats = kMany ? 2048 : 768;
-  static constexpr int kStagedBytes =
-      kSharedBytes - kRingBytes - kScratchBytes - kScaleBytes - kResidualFloats * 4 - kTailBytes;
+  static constexpr int kScaleBytes = kMaxChunkBlocks * kRows * 4;
+  static constexpr int kNormFloats = kMany ? 192 : 256;
+  static constexpr int kResidualFloats = kMany ? 1280 : 768;
+  static constexpr int kStagedBytes = kSharedBytes - kRingBytes - kScratchBytes - kScaleBytes -
+                                      (kNormFloats + kResidualFloats) * 4 - kTailBytes;
 };
 // Keys of one tile of the attention, by one warp; and of a whole block.
 constexpr int kTileTokens = 16;
@@ -62,16 +67,32 @@ struct Partial {
   float padding[2];  // keeps `sums` 16-byte aligned
 };
 
+/// What a block says of its part of a row: the largest magnitude and the sum of the squares, as the
+/// bits of floats.
+using PublishedStatistics = uint32_t[2];
+
+/// A vector of each row that every block needs whole, in pieces from every block.
+template <int kWords>
+struct PublishedRows {
+  uint32_t words[kDecodeRows * kWords];                     // [rows, as many as a row has]
+  PublishedStatistics statistics[kDecodeRows][kMaxBlocks];  // of the blocks' pieces
+};
+
 /// What the blocks tell each other within a layer, as published words.
 struct Exchange {
-  uint32_t after_attention[kDecodeRows * kMaxHidden];  // the residual stream, f32
-  uint32_t after_mlp[kDecodeRows * kMaxHidden];
-  uint32_t inner[kDecodeRows * kMaxIntermediate / 2];  // bf16 pairs
+  uint32_t qkv[kDecodeRows * kMaxQkvHeads * kDecodeHeadDim / 2];  // bf16 pairs
+  // The residual stream times the weight of the norm that reads it, f32 or, of many rows, bf16
+  // pairs; the statistics' squares are those of the stream itself.
+  PublishedRows<kMaxHidden> after_attention;
+  PublishedRows<kMaxHidden> after_mlp;
+  PublishedRows<kMaxIntermediate / 2> inner;  // bf16 pairs
+  // [rows, heads]: as it is staged, two numbers a word, and beside FP8 weights each head's scale.
+  uint32_t attended[kDecodeRows * kDecodeMaxHeads * kHalf];
+  uint32_t attended_scales[kDecodeRows * kDecodeMaxHeads];
   // [rows, heads, splits]; splits are given out only as far as there are blocks.
   uint32_t partials[kMaxBlocks * kMaxGroup][sizeof(Partial) / 4];
 };
 static_assert(kMaxBlocks * kMaxGroup >= kDecodeRows * kDecodeMaxHeads);
-
 /// Device memory behind DecodeArguments::workspace.
 struct Workspace {
   unsigned int barrier;
@@ -84,9 +105,24 @@ struct Workspace {
 struct ProductShape {
   int outputs, columns;
   TileRows rows;
-  PassPlan pass;      // of the first pass over the first chunk
+  PassPlan pass;      // of the first pass over a whole chunk
+  PassPlan last;      // of the first pass over the last chunk
   int chunk_columns;  // that shared memory holds at once, whole blocks
+
+  __device__ const PassPlan& pass_over(int first_column) const {
+    return first_column + chunk_columns < columns ? pass : last;
+  }
 };
+
+/// Where a warp's first run of units of a product is.
+struct alignas(16) FirstRun {
+  uint16_t row, last_row;    // of its tile; of the block
+  uint16_t unit, run, left;  // in the row; of the run; of the pass behind it
+  uint16_t units;            // of a row
+  uint8_t half, per_tile;    // see TileRows
+  bool is_whole;             // the product is one pass over one chunk
+};
+static_assert(sizeof(FirstRun) == 16);
 
 /// One kv head of one sequence over a run of its keys: a block's work.
 struct AttentionUnit {
@@ -99,17 +135,17 @@ struct AttentionUnit {
 struct LastPass {
   const PassPlan* plan;
   int first_tile;
+  float factor;  // what is left of the norm of the row that this warp adds up
 };
 
 /// The end of a block's shared memory.
 struct BlockTail {
-  float reduction[kStreamWarps];
-  float norm_factors[kDecodeRows];  // 1 / rms of each row
+  float2 statistics[kDecodeRows];  // of a product's passes so far
   DecodeArguments arguments;
   DecodeLayer layers[2];  // this layer's pointers and the next one's
   ProductShape shapes[kDecodeProducts];
-  PassPlan pass;       // of later passes and chunks
-  LastPass last_pass;  // of qkv, for the function that attends
+  PassPlan pass;  // of later passes and chunks
+  FirstRun first_runs[kStreamWarps][kDecodeProducts];
   AttentionUnit unit;  // this block's first
   int max_splits;
   int context[kDecodeRows];
@@ -120,14 +156,16 @@ static_assert(sizeof(BlockTail) <= kTailBytes);
 struct Block {
   const DecodeArguments& a;
   Workspace* workspace;
-  RingUnit* ring;        // with few sequences: [kStreamWarps, kRingDepth]
   void* sums;            // Layout::Scratch
   uint16_t* staged;      // Layout::kStagedBytes
-  float* staged_scales;  // [kMaxChunkBlocks, kStreamRows]
+  float* staged_scales;  // [kMaxChunkBlocks, scale_rows]
+  float* norm_weights;   // [this block's hidden columns] of the norm that comes next
   float* residual;       // [rows, this block's hidden columns]
   BlockTail* tail;
 
-  __device__ Staged stage_of(int stride) const { return {staged, staged_scales, stride}; }
+  __device__ Staged stage_of(int stride, int scale_rows) const {
+    return {staged, staged_scales, stride, scale_rows};
+  }
 };
 
 __device__ inline uint8_t* shared_memory() {
@@ -146,13 +184,14 @@ __device__ inline Block this_block() {
   uint8_t* const staged = sums + L::kScratchBytes;
   uint8_t* const scales = staged + L::kStagedBytes;
   BlockTail& tail = tail_of_block();
+  auto* const norm_weights = reinterpret_cast<float*>(scales + L::kScaleBytes);
   return {tail.arguments,
           static_cast<Workspace*>(tail.arguments.workspace),
-          reinterpret_cast<RingUnit*>(shared_memory()),
           sums,
           reinterpret_cast<uint16_t*>(staged),
           reinterpret_cast<float*>(scales),
-          reinterpret_cast<float*>(scales + L::kScaleBytes),
+          norm_weights,
+          norm_weights + L::kNormFloats,
           &tail};
 }
 
@@ -176,36 +215,34 @@ __device__ inline float warp_max(float x) {
 
 // ---- what blocks tell each other ----------------------------------------------------------------
 
+/// By one thread, behind a meeting of the block: what all its threads wrote before is seen by whom
+/// wait() lets go on.
 __device__ inline void arrive(const Block& block) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(&block.workspace->barrier)
-                 : "memory");
-  }
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(&block.workspace->barrier)
+               : "memory");
 }
 
-/// Until all blocks have arrived `times` times.
+/// By one thread: until all blocks have arrived `times` times.
 __device__ inline void wait(const Block& block, int times) {
-  if (threadIdx.x == 0) {
-    const unsigned int target = static_cast<unsigned int>(times) * gridDim.x;
-    const long long start = clock64();
-    for (;;) {
-      unsigned int arrived;
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                   : "=r"(arrived)
-                   : "l"(&block.workspace->barrier)
-                   : "memory");
-      if (arrived >= target) break;
-      if (clock64() - start > kBarrierLimit) __trap();
-    }
+  const unsigned int target = static_cast<unsigned int>(times) * gridDim.x;
+  const long long start = clock64();
+  for (;;) {
+    unsigned int arrived;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                 : "=r"(arrived)
+                 : "l"(&block.workspace->barrier)
+                 : "memory");
+    if (arrived >= target) break;
+    if (clock64() - start > kBarrierLimit) __trap();
   }
-  __syncthreads();
 }
 
 // A published word is the complement of its bits; a word that is not there yet is zero. The one
-// pattern that would be zero is a NaN, for which another NaN stands. Words of a layer are taken
-// back by their writers behind the next layer's barrier, which no reader passes before it has read
-// them; they are used again in the layer after that, behind another barrier.
+// pattern that would be zero is a NaN, for which another NaN stands. Whoever has a whole vector of
+// some kind knows that all blocks have read the vectors before it, for they needed them to make
+// their part. So behind a layer's attention a block takes back its words of the layer before (of
+// after_mlp those of two layers before), and then arrives; it waits for the others' arrival one
+// product later, when most have long arrived, and only behind that words are used again.
 
 __device__ inline uint32_t encoded(uint32_t bits) {
   return bits == 0xFFFFFFFFU ? 0x80000000U : ~bits;
@@ -239,6 +276,12 @@ __device__ inline uint4 peek4(const uint32_t* from) {
   return words;
 }
 
+__device__ inline uint32_t peek(const uint32_t* from) {
+  uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(from));
+  return word;
+}
+
 __device__ inline uint2 peek2(const uint32_t* from) {
   uint2 words;
   asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
@@ -251,32 +294,46 @@ __device__ inline bool is_there(uint4 words) {
   return words.x != 0 && words.y != 0 && words.z != 0 && words.w != 0;
 }
 
-/// `words[i]` as first peeked at `from(i)`; reads again, all that are missing at once, until all
-/// are there.
-template <int kCount, typename From>
-__device__ inline void await(uint4 (&words)[kCount], const From& from) {
-#pragma unroll 1
-  for (int tries = 0;; ++tries) {
-    bool all = true;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) all = all && is_there(words[i]);
-    if (all) return;
-    if (tries > kPollLimit) __trap();
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (!is_there(words[i])) words[i] = peek4(from(i));
-    }
-  }
-}
-
 /// What published words stand for.
 __device__ inline float4 decoded(uint4 words) {
   return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
           __uint_as_float(~words.w)};
 }
 
-/// A word of what is not published, so that await() does not look for it.
+/// A word of what is not published, so that nobody waits for it; stands for 0.
 constexpr uint32_t kNothing = 0xFFFFFFFFU;
+
+/// Published words that a warp waits for together, so that late ones share their way to L2.
+template <int kCount>
+struct Awaited {
+  uint4 at[kCount];
+
+  __device__ void ask(int i, const uint32_t* from, bool is_wanted = true) {
+    at[i] = {kNothing, kNothing, kNothing, kNothing};
+    if (is_wanted) at[i] = peek4(from);
+  }
+  /// Reads again, all that are missing at once, until all are there and `others()` are too, which
+  /// does the same.
+  template <typename From, typename Others>
+  __device__ void wait(const From& from, const Others& others) {
+#pragma unroll 1
+    for (int tries = 0;; ++tries) {
+      bool all = others();
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) all = all && is_there(at[i]);
+      if (__all_sync(0xFFFFFFFFU, all)) return;
+      if (tries > kPollLimit) __trap();
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (!is_there(at[i])) at[i] = peek4(from(i));
+      }
+    }
+  }
+  template <typename From>
+  __device__ void wait(const From& from) {
+    wait(from, [] { return true; });
+  }
+};
 
 /// `words` as first peeked; reads again until all are there.
 __device__ inline float4 collect(const uint32_t* from, uint4 words) {

@@ -56,7 +56,6 @@ struct DecodeArguments {
   bool weight_is_f8 = false;
   bool kv_is_f8 = false;
   float* hidden = nullptr;         // [rows, hidden] in and out
-  void* qkv = nullptr;             // [rows, (heads + 2 kv_heads) * 128] bf16 scratch
   const float* cosines = nullptr;  // [rows, 64]
   const float* sines = nullptr;
   const int32_t* slots = nullptr;           // [rows] where the new key goes; negative: nowhere

@@ -86,74 +86,10 @@ __device__ inline void publish_partials(const Block& block, const AttentionUnit&
   }
 }
 
-/// Attention of one head as a warp adds it up: lane i has dimensions 4i to 4i + 3.
-struct LaneAttention {
-  float sums[4];
-  float maximum, weight_sum;
-
-  __device__ void add(const float4& part, float part_maximum, float part_weights) {
-    const float largest = fmaxf(maximum, part_maximum);
-    const float keep = exp2f(maximum - largest);
-    const float factor = exp2f(part_maximum - largest);
-    maximum = largest;
-    weight_sum = keep * weight_sum + factor * part_weights;
-    sums[0] = keep * sums[0] + factor * part.x;
-    sums[1] = keep * sums[1] + factor * part.y;
-    sums[2] = keep * sums[2] + factor * part.z;
-    sums[3] = keep * sums[3] + factor * part.w;
-  }
-};
-
-/// A head's published partial results, as a warp adds them up: lane i has dimensions 4i to 4i + 3.
-struct HeadParts {
-  static constexpr int kAtOnce = kDecodeMaxSplits - 1;
-  const uint32_t* parts;
-  int splits;
-  uint4 words[kAtOnce];
-  float sum[4] = {0, 0, 0, 0};
-
-  __device__ HeadParts(const uint32_t* from, int count) : parts(from), splits(count) {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      words[i] = {0, 0, 0, 0};
-      if (i < splits) words[i] = peek4(split(i) + static_cast<int>(threadIdx.x) % 32 * 4);
-    }
-  }
-
-  __device__ const uint32_t* split(int i) const {
-    return parts + i * (sizeof(Partial) / 4);
-  }
-  /// Once the statistics are there the sums are too, or about to be: asks again for all at once.
-  __device__ void refresh() {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i < splits && !is_there(words[i])) {
-        words[i] = peek4(split(i) + static_cast<int>(threadIdx.x) % 32 * 4);
-      }
-    }
-  }
-  /// `factor` of split i is in lane i.
-  __device__ void add_up(float factor) {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i < splits) accumulate(i, words[i], __shfl_sync(0xFFFFFFFFU, factor, i));
-    }
-  }
-
- private:
-  __device__ void accumulate(int i, uint4 first_seen, float factor) {
-    const float4 part = collect(split(i) + static_cast<int>(threadIdx.x) % 32 * 4, first_seen);
-    __syncwarp();
-    sum[0] += part.x * factor;
-    sum[1] += part.y * factor;
-    sum[2] += part.z * factor;
-    sum[3] += part.w * factor;
-  }
-};
-
 /// If every block added up all splits of all heads, that would be the most of what goes through L2
 /// here: instead the block of the first split collects the others' partial results and publishes
-/// the head as it is staged, in the words of its own partial result.
+/// the head as it is staged. A warp takes a head, lane i of it dimensions 4i to 4i + 3. The code
+/// runs once a layer, so that it is short rather than unrolled.
 template <typename W>
 __device__ void publish_attended(const Block& block, const AttentionUnit& unit,
                                  const AttentionShared& shared, Exchange& exchange) {
@@ -162,43 +98,79 @@ __device__ void publish_attended(const Block& block, const AttentionUnit& unit,
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (warp >= group) return;
+  const int head = unit.kv_head * group + warp;
   const int others = splits_of(unit.context, block.tail->max_splits) - 1;
-  uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + warp, 0);
-  HeadParts parts(out + sizeof(Partial) / 4, others);
-  uint2 statistics{kNothing, kNothing};
-  const uint32_t* const statistics_at = parts.split(lane) + kDecodeHeadDim;
-  if (lane < others) statistics = peek2(statistics_at);
+  // Of the other split i, from 1 on.
+  const auto part_of = [&](int i) { return partial_of(block, exchange, unit.row, head, 1 + i); };
+  // Lanes up to kDecodeMaxSplits know the statistics of other splits, those behind them of this
+  // block's warps.
+  constexpr int kFirstOwn = kDecodeMaxSplits;
+  static_assert(kFirstOwn + kStreamWarps <= 32);
+  const Partial* own = shared.partials[warp];
   const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
   const int active = min(tiles, kStreamWarps);
-  LaneAttention own{{0, 0, 0, 0}, -INFINITY, 0};
-#pragma unroll 2
-  for (int i = 0; i < active; ++i) {
-    const Partial& part = shared.partials[warp][i];
-    own.add(reinterpret_cast<const float4*>(part.sums)[lane], part.maximum, part.weight_sum);
+  constexpr int kAtOnce = 7;
+  Awaited<kAtOnce> words;
+  const auto ask = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      words.ask(i, part_of(first + i) + lane * 4, first + i < others);
+    }
+  };
+  uint2 bits{kNothing, kNothing};
+  if (others > 0) {
+    if (lane < others) bits = peek2(part_of(lane) + kDecodeHeadDim);
+    ask(0);
+    words.wait([&](int i) { return part_of(i) + lane * 4; },
+               [&] {
+                 const bool is_here = bits.x != 0 && bits.y != 0;
+                 if (!is_here) bits = peek2(part_of(lane) + kDecodeHeadDim);
+                 return is_here;
+               });
   }
-  // Lane i has what is known of other split i, the lane behind them what is known of this one.
   float maximum = -INFINITY;
   float weight_sum = 0;
   if (lane < others) {
-    const uint2 bits = collect(statistics_at, statistics);
-    maximum = __uint_as_float(bits.x);
-    weight_sum = __uint_as_float(bits.y);
-  } else if (lane == others) {
-    maximum = own.maximum;
-    weight_sum = own.weight_sum;
+    maximum = __uint_as_float(~bits.x);
+    weight_sum = __uint_as_float(~bits.y);
+  } else if (lane >= kFirstOwn && lane < kFirstOwn + active) {
+    maximum = own[lane - kFirstOwn].maximum;
+    weight_sum = own[lane - kFirstOwn].weight_sum;
   }
-  __syncwarp();
-  parts.refresh();
   float factor = exp2f(maximum - warp_max(maximum));
   factor = __fdividef(factor, warp_sum(factor * weight_sum));
-  parts.add_up(factor);
-  const float own_factor = __shfl_sync(0xFFFFFFFFU, factor, others);
+  float sum[4] = {0, 0, 0, 0};
+  const auto add = [&](float4 part, int of) {
+    const float weight = __shfl_sync(0xFFFFFFFFU, factor, of);
+    sum[0] += part.x * weight;
+    sum[1] += part.y * weight;
+    sum[2] += part.z * weight;
+    sum[3] += part.w * weight;
+  };
+#pragma unroll 2
+  for (int i = 0; i < active; ++i) {
+    add(reinterpret_cast<const float4*>(own[i].sums)[lane], kFirstOwn + i);
+  }
+#pragma unroll 1
+  for (int first = 0; first < others;) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) parts.sum[i] += own.sums[i] * own_factor;
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= others) break;
+      add(decoded(words.at[i]), first + i);
+    }
+    first += kAtOnce;
+    if (first >= others) break;
+    ask(first);
+    words.wait([&](int i) { return part_of(first + i) + lane * 4; });
+  }
   float scale = 0;
-  const uint2 words = staged_words<W>(parts.sum, scale);
-  publish(out + lane * 2, __uint_as_float(words.x), __uint_as_float(words.y));
-  if (lane < 2) publish(out + kDecodeHeadDim + lane * 2, lane == 0 ? scale : 0.0F, 0.0F);
+  const uint2 pairs = staged_words<W>(sum, scale);
+  const int of_row = unit.row * a.num_heads + head;
+  publish(exchange.attended + of_row * kHalf + lane * 2, __uint_as_float(pairs.x),
+          __uint_as_float(pairs.y));
+  if (sizeof(W) == 1 && lane == 0) {
+    publish(exchange.attended_scales + of_row, __float_as_uint(scale));
+  }
 }
 
 }  // namespace glimpse::cuda::fused

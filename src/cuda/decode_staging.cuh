@@ -6,6 +6,15 @@
 
 namespace glimpse::cuda::fused {
 
+/// The units of a pass over a chunk of columns.
+template <typename W, bool kMany>
+__device__ inline PassPlan plan_pass(const ProductShape& shape, int first_tile, int first_column) {
+  constexpr int kColumns = kRingUnitBytes<kMany> / static_cast<int>(sizeof(W));
+  const int columns = min(shape.chunk_columns, shape.columns - first_column);
+  return PassPlan::deal(min(shape.rows.tiles - first_tile, Layout<kMany>::kTiles),
+                        (columns + kColumns - 1) / kColumns, kStreamWarps);
+}
+
 template <typename W, bool kMany>
 __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct product) {
   ProductShape shape;
@@ -23,317 +32,422 @@ __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct pr
   const int blocks = (shape.columns + kBlockColumns - 1) / kBlockColumns;
   const int chunks = (blocks + fit - 1) / fit;
   shape.chunk_columns = (blocks + chunks - 1) / chunks * kBlockColumns;
-  shape.pass = PassPlan::make(shape.rows.tiles,
-                              min(shape.chunk_columns, shape.columns) * static_cast<int>(sizeof(W)),
-                              kStreamWarps);
+  shape.pass = plan_pass<W, kMany>(shape, 0, 0);
+  shape.last = plan_pass<W, kMany>(shape, 0, (chunks - 1) * shape.chunk_columns);
   return shape;
 }
 
-/// This lane's rows of a tile of a layer's product, from `first_column` on.
-template <typename W>
-__device__ inline LaneRows rows_of(const DecodeLayer& layer, const ProductShape& shape,
-                                   DecodeProduct product, int tile, int first_column) {
-  const bool paired = product == DecodeProduct::gate_up;
-  const auto* lower = static_cast<const uint8_t*>(layer.weights[static_cast<int>(product)]);
-  const auto* upper = paired ? static_cast<const uint8_t*>(layer.up) : lower;
-  const float* scales = layer.scales[static_cast<int>(product)];
-  const int offset = first_column * static_cast<int>(sizeof(W));
-  LaneRows at =
-      lane_rows<W>(shape.rows, paired, tile, lower + offset, upper + offset, scales,
-                   paired ? layer.up_scales : scales, shape.columns * static_cast<int>(sizeof(W)),
-                   (shape.columns + kBlockColumns - 1) / kBlockColumns);
-  at.lower_scale += first_column / kBlockColumns;
-  at.upper_scale += first_column / kBlockColumns;
-  return at;
+/// A warp's first run of units of a product: what a run's place follows from, in one load.
+template <typename W, bool kMany>
+__device__ FirstRun first_run(const ProductShape& shape, int warp) {
+  const PassPlan& plan = shape.pass_over(0);
+  const int first = warp * plan.per_warp.d;
+  const int left = max(min(plan.per_warp.d, plan.tiles * plan.units.d - first), 0);
+  const int tile = plan.units.divide(first);
+  const int unit = first - tile * plan.units.d;
+  const int run = min(plan.units.d - unit, left);
+  const bool is_whole =
+      shape.rows.tiles <= Layout<kMany>::kTiles && shape.chunk_columns >= shape.columns;
+  return {static_cast<uint16_t>(shape.rows.first + tile * shape.rows.per_tile),
+          static_cast<uint16_t>(shape.rows.last - 1),
+          static_cast<uint16_t>(unit),
+          static_cast<uint16_t>(run),
+          static_cast<uint16_t>(left - run),
+          static_cast<uint16_t>(plan.units.d),
+          static_cast<uint8_t>(shape.rows.half),
+          static_cast<uint8_t>(shape.rows.per_tile),
+          is_whole};
 }
 
 /// The units that a warp multiplies in a step, in their order: those of each pass over each chunk
 /// of columns of each product of each layer.
-template <typename W>
+template <typename W, bool kMany>
 struct StepCursor {
-  const DecodeLayers& layers;
-  const ProductShape* shapes;  // in shared memory
-  int steps;
-  LanePieces at;
-  int step = -1;  // layer and product
-  int first_tile = 0, first_column = 0;
-  int tile = 0, unit = 0, units = 0;  // of the next unit: its tile, its place, units per tile
-  int left = 0;                       // units of this pass
+  static constexpr int kBytes = kRingUnitBytes<kMany>;
+  static constexpr int kParts = kBytes / kUnitBytes;
 
-  __device__ StepCursor(const DecodeLayers& all, const BlockTail& tail)
-      : layers(all), shapes(tail.shapes), steps(tail.arguments.num_layers * kDecodeProducts) {
-    next_product();
-  }
-  __device__ bool is_done() const { return step >= steps; }
+  const DecodeLayers& layers;
+  LanePieces at;
+  int run = 0;                // units left of this tile
+  bool ends_in_half = false;  // the run's last unit
+  int left = 0;               // units of this pass behind the run
+  int row = 0;                // the tile's first
+  int layer = 0, product = -1;
+  int first_tile = 0, first_column = 0;
+
+  __device__ explicit StepCursor(const DecodeLayers& all) : layers(all) { next_product(); }
+  __device__ bool is_done() const { return run == 0; }
+  __device__ bool is_half() const { return kParts > 1 && ends_in_half && run == 1; }
   __device__ void advance() {
-    --left;
-    ++unit;
-    if (left == 0) {
-      next_pass();
-    } else if (unit == units) {
-      unit = 0;
-      ++tile;
-      seek();
-    } else {
-      at.lower += kUnitBytes;
-      at.upper += kUnitBytes;
-      ++at.scale;
-    }
+    at.lower += kBytes;
+    at.upper += kBytes;
+    at.scale += kParts;
+    if (--run == 0) next_run();
   }
 
  private:
-  __device__ const ProductShape& shape() const { return shapes[step % kDecodeProducts]; }
+  // What is in shared memory anyway costs no registers.
+  __device__ const ProductShape& shape() const { return tail_of_block().shapes[product]; }
+  __device__ const FirstRun& first() const {
+    return tail_of_block().first_runs[threadIdx.x / 32][product];
+  }
+  __device__ void next_run() {
+    const FirstRun& of = first();
+    if (left > 0) {
+      const int units = shape().pass_over(first_column).units.d;
+      row += of.per_tile;
+      run = min(units, left);
+      left -= run;
+      seek(of, 0);
+    } else if (of.is_whole || !next_pass()) {
+      next_product();
+    }
+  }
 
+  /// Leaves nothing to run behind the last layer.
   __device__ void next_product() {
     for (;;) {
-      ++step;
-      if (is_done()) return;
+      if (++product == kDecodeProducts) {
+        product = 0;
+        if (++layer == tail_of_block().arguments.num_layers) return;
+      }
       first_tile = 0;
       first_column = 0;
-      if (shape().rows.tiles == 0) continue;
-      if (begin(shape().pass)) return;
-      next_pass_of_product();
-      if (left > 0) return;
+      const FirstRun of = first();
+      run = of.run;
+      left = of.left;
+      row = of.row;
+      if (run > 0) return seek(of, of.unit);
+      if (!of.is_whole && next_pass()) return;
     }
   }
 
-  /// The next pass in which this warp has units; none is left where the product has no such pass.
-  __device__ void next_pass_of_product() {
+  /// The next pass in which this warp has units, if the product has one.
+  __device__ bool next_pass() {
+    const ProductShape& of = shape();
     for (;;) {
-      const ProductShape& of = shape();
-      first_tile += kTilesPerPass;
-      if (first_tile >= of.rows.tiles) {
-        first_tile = 0;
-        first_column += of.chunk_columns;
-        if (first_column >= of.columns) return;
+      first_tile += Layout<kMany>::kTiles;
+      if (first_tile < of.rows.tiles) {
+        if (begin_pass(of, plan_pass<W, kMany>(of, first_tile, first_column))) return true;
+        continue;
       }
-      const int columns = min(of.chunk_columns, of.columns - first_column);
-      if (begin(PassPlan::make(of.rows.tiles - first_tile, columns * static_cast<int>(sizeof(W)),
-                               kStreamWarps))) {
-        return;
-      }
+      first_tile = 0;
+      first_column += of.chunk_columns;
+      if (first_column >= of.columns) return false;
+      if (begin_pass(of, of.pass_over(first_column))) return true;
     }
   }
 
-  __device__ void next_pass() {
-    next_pass_of_product();
-    if (left == 0) next_product();
-  }
-
-  __device__ bool begin(const PassPlan& plan) {
+  __device__ bool begin_pass(const ProductShape& of, const PassPlan& plan) {
     left = plan.count();
     if (left == 0) return false;
-    units = plan.units.d;
-    tile = plan.units.divide(plan.first());
-    unit = plan.first() - tile * units;
-    seek();
+    const int first_unit = plan.first();
+    const int tile = plan.units.divide(first_unit);
+    const int unit = first_unit - tile * plan.units.d;
+    run = min(plan.units.d - unit, left);
+    left -= run;
+    row = of.rows.first + (first_tile + tile) * of.rows.per_tile;
+    seek(first(), unit);
     return true;
   }
 
-  __device__ void seek() {
-    const LaneRows rows = rows_of<W>(layers.layers[step / kDecodeProducts], shape(),
-                                     static_cast<DecodeProduct>(step % kDecodeProducts),
-                                     first_tile + tile, first_column);
-    at.lower = rows.lower + unit * kUnitBytes;
-    at.upper = rows.upper + unit * kUnitBytes;
-    at.scale = (threadIdx.x % 2 == 0 ? rows.lower_scale : rows.upper_scale) + unit;
+  /// To `unit` of the tile.
+  __device__ void seek(const FirstRun& of, int unit) {
+    const DecodeLayer& weights = layers.layers[layer];
+    const bool paired = product == static_cast<int>(DecodeProduct::gate_up);
+    const int lane = threadIdx.x % 32;
+    const int columns = shape().columns;
+    // Rows beyond the end repeat the last one: their sums are never stored.
+    const int upper_half = paired ? 0 : of.half;
+    const auto row_of = [&](int in_half) {
+      return row + min(in_half, static_cast<int>(of.half) - 1);
+    };
+    const int last = of.last_row;
+    const auto row_bytes = static_cast<uint32_t>(columns) * static_cast<uint32_t>(sizeof(W));
+    const auto* lower = static_cast<const uint8_t*>(weights.weights[product]);
+    const auto* upper = paired ? static_cast<const uint8_t*>(weights.up) : lower;
+    const uint32_t offset =
+        first_column * static_cast<int>(sizeof(W)) + unit * kBytes + lane % 4 * 16;
+    const int weight_row = row_of(lane / 4);
+    at.lower = lower + uint64_t{row_bytes} * min(weight_row, last) + offset;
+    at.upper = upper + uint64_t{row_bytes} * min(weight_row + upper_half, last) + offset;
+    if constexpr (kParts > 1) {
+      const int end = min(shape().chunk_columns, columns - first_column);
+      ends_in_half = (unit + run) * kBytes > end * static_cast<int>(sizeof(W));
+    }
+    if constexpr (sizeof(W) == 1) {
+      const int in_unit = lane / kParts;  // of the unit's 16 rows, whose scale this lane copies
+      const bool is_upper = in_unit >= 8;
+      const float* scales = paired && is_upper ? weights.up_scales : weights.scales[product];
+      const int scale_columns = (columns + kBlockColumns - 1) / kBlockColumns;
+      const int scale_row = min(row_of(in_unit % 8) + (is_upper ? upper_half : 0), last);
+      at.scale = scales + scale_row / kBlockColumns * scale_columns + first_column / kBlockColumns +
+                 unit * kParts + lane % kParts;
+    }
   }
 };
 
-/// One product of one layer: only references into shared memory, to keep registers free for
-/// weights.
+// ---- activations --------------------------------------------------------------------------------
+
+/// Which row's activations a warp stages, and which part of them: several warps share a row.
+struct RowShare {
+  int row, part, bits;
+
+  __device__ explicit RowShare(int rows) {
+    bits = rows > 4 ? 0 : rows > 2 ? 1 : rows > 1 ? 2 : 3;
+    static_assert(kStreamWarps == 8);
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    row = warp >> bits;
+    part = warp & (parts() - 1);
+  }
+  __device__ int parts() const { return 1 << bits; }
+  /// The first of `count` things that part `index` takes.
+  __device__ int begin(int count, int index) const { return (count * index + parts() - 1) >> bits; }
+};
+
+/// The blocks' statistics of one row, as a warp adds them up.
+struct RowStatistics {
+  static constexpr int kLoads = kMaxBlocks / 32;
+  const PublishedStatistics* from;
+  uint2 words[kLoads];
+
+  /// Asks for them, if they are wanted.
+  __device__ explicit RowStatistics(const PublishedStatistics* blocks, bool wanted = true)
+      : from(blocks + threadIdx.x % 32) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      words[i] = {kNothing, kNothing};
+      if (wanted && is_one(i)) words[i] = peek2(from[32 * i]);
+    }
+  }
+  /// Whether they are there; asks again for those that are not.
+  __device__ bool look() {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) all = all && words[i].x != 0 && words[i].y != 0;
+    if (__all_sync(0xFFFFFFFFU, all)) return true;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      if (words[i].x == 0 || words[i].y == 0) words[i] = peek2(from[32 * i]);
+    }
+    return false;
+  }
+  /// By the whole warp: all blocks' largest magnitude.
+  __device__ float largest() const {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) bits = max(bits, ~words[i].x);
+    return __uint_as_float(__reduce_max_sync(0xFFFFFFFFU, bits));
+  }
+  /// This lane's part of the sum of squares: the same in every block.
+  __device__ float squares() const {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) sum += __uint_as_float(~words[i].y);
+    return sum;
+  }
+
+ private:
+  __device__ static bool is_one(int i) {
+    return 32 * i + static_cast<int>(threadIdx.x) % 32 < static_cast<int>(gridDim.x);
+  }
+};
+
+/// 1 / rms of a row, from the sums of a warp's lanes.
+__device__ inline float norm_factor(const DecodeArguments& a, float squares) {
+  return rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(a.hidden_size)) + a.epsilon);
+}
+
+// With few rows the residual stream travels as f32, the warps that share a row find a power of two
+// for each of their blocks of columns, and the norm's factor is applied to the products' sums. With
+// many that is too much work and too many bytes for each block: the stream travels as bf16, one
+// power of two per row comes from the statistics, and the norm's factor stands beside it.
+
+/// The vectors of 16 bytes of a published row that a warp stages, 32 at a time: this lane's.
+struct LaneVectors {
+  const uint32_t* from;  // the next one
+  int next;              // its place in the row
+  int left;              // places to the end of the warp's part
+
+  /// `vectors` of a row that begins at `row`, dealt in runs of 32.
+  __device__ LaneVectors(const RowShare& share, const uint32_t* row, int vectors) {
+    const int runs = (vectors + 31) / 32;
+    next = share.begin(runs, share.part) * 32 + static_cast<int>(threadIdx.x) % 32;
+    left = min(share.begin(runs, share.part + 1) * 32, vectors) - next;
+    from = row + next * 4;
+  }
+  __device__ bool has(int i) const { return 32 * i < left; }
+  /// Whether any lane has it.
+  __device__ bool warp_has(int i) const {
+    return 32 * i < left + static_cast<int>(threadIdx.x) % 32;
+  }
+  __device__ const uint32_t* at(int i) const { return from + 128 * i; }
+  __device__ void advance(int count) {
+    from += 128 * count;
+    next += 32 * count;
+    left -= 32 * count;
+  }
+};
+
+/// A row of a residual stream in f32 that was multiplied with its norm's weight. Warp i has the sum
+/// of squares of row i in its lanes.
 template <typename W>
-struct Product {
-  const DecodeLayer& layer;
-  const ProductShape& shape;
-  DecodeProduct product;
-
-  __device__ Product(const Block& block, const DecodeLayer& of_layer, DecodeProduct which)
-      : layer(of_layer), shape(block.tail->shapes[static_cast<int>(which)]), product(which) {}
-
-  __device__ bool is_paired() const { return product == DecodeProduct::gate_up; }
-  __device__ LaneRows locate(int tile, int first_column) const {
-    return rows_of<W>(layer, shape, product, tile, first_column);
-  }
-};
-
-/// Copies the published bf16 rows of the MLP into shared memory, 256 columns of a row at a time.
-template <typename W, bool kMany>
-__device__ void stage_inner(const Block& block, const uint32_t* inner, int first, int count,
+__device__ float stage_norm(const Block& block, const PublishedRows<kMaxHidden>& published,
                             const Staged& staged) {
   const DecodeArguments& a = block.a;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int blocks = (count + kBlockColumns - 1) / kBlockColumns;
-  const Divisor per_row = Divisor::of((blocks + 1) / 2);
-  const int total = a.rows * per_row.d;
-  constexpr int kAtOnce = kMany ? 8 : 3;
+  const RowShare share(a.rows);
+  constexpr int kAtOnce = 3;
+  LaneVectors vectors(share, published.words + share.row * a.hidden_size, a.hidden_size / 4);
+  RowStatistics statistics(published.statistics[warp], warp < a.rows);
 #pragma unroll 1
-  for (int base = warp; base < total; base += kAtOnce * kStreamWarps) {
-    uint4 words[kAtOnce];
-    int from[kAtOnce];
+  for (bool is_first = true;; is_first = false) {
+    Awaited<kAtOnce> words;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) words.ask(i, vectors.at(i), vectors.has(i));
+    words.wait([&](int i) { return vectors.at(i); },
+               [&] { return !is_first || statistics.look(); });
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = base + i * kStreamWarps;
-      const int row = per_row.divide(item);
-      const int column = (item - row * per_row.d) * 2 * kBlockColumns + lane * 8;
-      from[i] = (row * a.intermediate_size + first + column) / 2;
-      words[i] = {kNothing, kNothing, kNothing, kNothing};
-      if (item < total && column < count) words[i] = peek4(inner + from[i]);
+      if (!vectors.warp_has(i)) break;
+      const float4 x = decoded(words.at[i]);  // 0 beyond the row
+      const float four[4] = {x.x, x.y, x.z, x.w};
+      float scale = 0;
+      const uint2 pairs = staged_words<W>(four, scale);
+      put_staged<W>(staged, share.row, vectors.next / 32 + i, pairs, scale);
     }
-    await(words, [&](int i) { return inner + from[i]; });
-    __syncwarp();
-    // All together: what one waits for, the others hide.
-    float scales[kAtOnce];
+    vectors.advance(kAtOnce);
+    if (!vectors.warp_has(0)) break;
+  }
+  return statistics.squares();
+}
+
+/// Published bf16 rows, 256 columns of a row at a time; `row` is this warp's. With few rows it
+/// finds the scales itself; with many `of_row()` waits for what all of the row is scaled with.
+template <typename W, bool kMany, typename OfRow>
+__device__ void stage_pairs(const RowShare& share, const uint32_t* row, int count,
+                            const Staged& staged, const OfRow& of_row) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr int kAtOnce = kMany ? 8 : 5;
+  LaneVectors vectors(share, row, count / 8);
+  const auto vector_at = [&](int i) { return vectors.at(i); };
+  Awaited<kAtOnce> words;
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) words.ask(i, vectors.at(i), vectors.has(i));
+  const StagedScale common = of_row([&](const auto& others) { words.wait(vector_at, others); });
+  if (kMany && lane == 0) staged.scales[share.row] = common.scale;
+  const __nv_bfloat162 factor = __float2bfloat162_rn(common.factor);
+#pragma unroll 1
+  for (;;) {
+    words.wait(vector_at);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const uint4 eight{~words[i].x, ~words[i].y, ~words[i].z, ~words[i].w};
-      words[i] = staged_words_bf16<W>(eight, scales[i]);
+      if (!vectors.warp_has(i)) break;
+      uint4 eight{~words.at[i].x, ~words.at[i].y, ~words.at[i].z, ~words.at[i].w};
+      words.ask(i, vectors.at(i + kAtOnce), vectors.has(i + kAtOnce));
+      // Zeros beyond the row's end. A block of 128 columns that the row does not have has no room.
+      const int block = 2 * (vectors.next / 32 + i) + lane / 16;
+      const bool has_room = block * kBlockColumns < count;
+      uint16_t* const to = staged.values + share.row * staged.stride + (vectors.next + 32 * i) * 8;
+      if constexpr (kMany) {
+        if constexpr (sizeof(W) == 1) {
+          eight = {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
+                   f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
+        }
+      } else {
+        float scale = 0;
+        eight = staged_words_bf16<W>(eight, scale);
+        if (sizeof(W) == 1 && has_room && lane % 16 == 0) {
+          staged.scales[block * staged.scale_rows + share.row] = scale;
+        }
+      }
+      if (has_room) *reinterpret_cast<uint4*>(to) = eight;
     }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = base + i * kStreamWarps;
-      if (item >= total) break;
-      const int row = per_row.divide(item);
-      put_staged_bf16<W>(staged, row, (item - row * per_row.d) * 2, blocks, words[i], scales[i]);
-    }
+    vectors.advance(kAtOnce);
+    if (!vectors.warp_has(0)) break;
   }
 }
 
-__device__ inline int warps_per_row(int rows) {
-  return kStreamWarps / (rows > 4 ? 8 : rows > 2 ? 4 : rows);
-}
-
-/// The residual stream times the norm's weight, staged; find_norm_factors() has the rest of
-/// rms_norm. Several warps share a row.
-template <typename W, bool kMany>
-__device__ void stage_norm(const Block& block, const uint32_t* published, const float* weight,
-                           const Staged& staged) {
+/// The normed residual stream of many rows, from bf16. Beside bf16 weights the norm's factor is
+/// left to the sums: what this returns is the same as stage_norm()'s.
+template <typename W>
+__device__ float stage_norm_pairs(const Block& block, const PublishedRows<kMaxHidden>& published,
+                                  const Staged& staged) {
   const DecodeArguments& a = block.a;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int sharing = warps_per_row(a.rows);
-  const int row = warp / sharing;
-  if (row >= a.rows) return;
-  const int blocks = (a.hidden_size + kBlockColumns - 1) / kBlockColumns;
-  const bool is_input = published == nullptr;
-  const uint32_t* from =
-      (is_input ? reinterpret_cast<const uint32_t*>(a.hidden) : published) + row * a.hidden_size;
-  float total = 0;
-  constexpr int kAtOnce = kMany ? 8 : 4;
-#pragma unroll 1
-  for (int base = warp % sharing; base < blocks; base += kAtOnce * sharing) {
-    float sum = 0;
-    uint4 words[kAtOnce];
-    float4 weights[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int column = (base + i * sharing) * kBlockColumns + lane * 4;
-      const uint32_t nothing = is_input ? 0 : kNothing;
-      words[i] = {nothing, nothing, nothing, nothing};
-      weights[i] = {0, 0, 0, 0};
-      if (column < a.hidden_size) {
-        words[i] = peek4(from + column);
-        weights[i] = __ldg(reinterpret_cast<const float4*>(weight + column));
-      }
-    }
-    if (!is_input) {
-      await(words, [&](int i) { return from + (base + i * sharing) * kBlockColumns + lane * 4; });
-      __syncwarp();
-    }
-    // All together: what one waits for, the others hide. Beyond the row x is 0.
-    float scales[kAtOnce];
-    uint2 staged_as[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      float4 x = decoded(words[i]);
-      if (is_input) {
-        x = {__uint_as_float(words[i].x), __uint_as_float(words[i].y), __uint_as_float(words[i].z),
-             __uint_as_float(words[i].w)};
-      }
-      sum += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-      const float4 w = weights[i];
-      const float four[4] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
-      staged_as[i] = staged_words<W>(four, scales[i]);
-    }
-    total += warp_sum(sum);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int index = base + i * sharing;
-      if (index >= blocks) break;
-      put_staged<W>(staged, row, index, staged_as[i], scales[i]);
-    }
-  }
-  if (lane == 0) block.tail->reduction[warp] = total;
+  const RowShare share(a.rows);
+  const int row_of_statistics = sizeof(W) == 1 ? share.row : warp;
+  RowStatistics statistics(published.statistics[row_of_statistics], row_of_statistics < a.rows);
+  if (share.row >= a.rows) return 0;
+  stage_pairs<W, true>(share, published.words + share.row * a.hidden_size / 2, a.hidden_size,
+                       staged, [&](const auto& wait_with) -> StagedScale {
+                         wait_with([&] { return statistics.look(); });
+                         if constexpr (sizeof(W) != 1) return {1, 1};
+                         const StagedScale scale = staged_scale_of(statistics.largest());
+                         return {scale.factor, scale.scale * norm_factor(a, statistics.squares())};
+                       });
+  return statistics.squares();
 }
 
-/// 1 / rms of each row, from the sums that stage_norm() left. Read after the block's next meeting.
-__device__ inline void find_norm_factors(const Block& block) {
-  const DecodeArguments& a = block.a;
-  const int row = static_cast<int>(threadIdx.x);
-  if (row >= a.rows) return;
-  const int sharing = warps_per_row(a.rows);
-  float total = 0;
-#pragma unroll
-  for (int i = 0; i < kStreamWarps; ++i) {
-    if (i < sharing) total += block.tail->reduction[row * sharing + i];
-  }
-  block.tail->norm_factors[row] =
-      rsqrtf(__fdividef(total, static_cast<float>(a.hidden_size)) + a.epsilon);
-}
-
-/// Copies heads that publish_attended() has added up into shared memory: 16 bytes a thread.
+/// The MLP's inner activations from column `begin` on.
 template <typename W, bool kMany>
-__device__ void stage_attended(const Block& block, Exchange& exchange, int first_head, int heads,
-                               const Staged& staged) {
-  constexpr int kVectors = kDecodeHeadDim / 8;  // of a head
-  constexpr int kAtOnce = kMany ? 8 : 2;
+__device__ void stage_inner(const Block& block,
+                            const PublishedRows<kMaxIntermediate / 2>& published, int begin,
+                            int count, const Staged& staged) {
   const DecodeArguments& a = block.a;
-  const Divisor per_row = Divisor::of(heads);
-  const int total = a.rows * heads;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int vector = thread % kVectors;
-  // Nothing comes of a sequence without keys.
-  const auto words_of = [&](int item) -> uint32_t* {
-    const int row = per_row.divide(item);
-    if (item >= total || block.tail->context[row] == 0) return nullptr;
-    return partial_of(block, exchange, row, first_head + item - row * heads, 0);
-  };
-  constexpr uint4 kNoWords{kNothing, kNothing, kNothing, kNothing};
+  const RowShare share(a.rows);
+  if (share.row >= a.rows) return;
+  const uint32_t* const row = published.words + (share.row * a.intermediate_size + begin) / 2;
+  if constexpr (kMany && sizeof(W) == 1) {
+    RowStatistics statistics(published.statistics[share.row]);
+    stage_pairs<W, kMany>(share, row, count, staged, [&](const auto& wait_with) {
+      wait_with([&] { return statistics.look(); });
+      return staged_scale_of(statistics.largest());
+    });
+  } else {
+    stage_pairs<W, kMany>(share, row, count, staged, [](const auto&) { return StagedScale{1, 1}; });
+  }
+}
+
+/// Copies heads that publish_attended() has added up into shared memory: 16 bytes a lane, two heads
+/// a warp.
+template <typename W, bool kMany>
+__device__ void stage_attended(const Block& block, const Exchange& exchange, int first_head,
+                               int heads, const Staged& staged) {
+  const DecodeArguments& a = block.a;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const RowShare share(a.rows);
+  if (share.row >= a.rows) return;
+  constexpr int kAtOnce = kMany ? 8 : 2;
+  const int head_of_row = share.row * a.num_heads + first_head;
+  LaneVectors vectors(share, exchange.attended + head_of_row * kHalf, heads * 16);
 #pragma unroll 1
-  for (int base = 0; base < total; base += kAtOnce * (kStreamThreads / kVectors)) {
-    uint4 words[kAtOnce + 1];
-    const uint32_t* from[kAtOnce + 1];
+  while (vectors.warp_has(0)) {
+    Awaited<kAtOnce> words;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) words.ask(i, vectors.at(i), vectors.has(i));
+    // Lane i has the scale of this warp's head i.
+    const int head = vectors.next / 32 * 2 + lane;
+    const int in_part = vectors.left + lane;  // from the warp's first lane on
+    const bool has_scale = sizeof(W) == 1 && lane < 2 * kAtOnce && lane * 16 < in_part;
+    const uint32_t* const scale_at = exchange.attended_scales + head_of_row + head;
+    uint32_t scale = has_scale ? peek(scale_at) : kNothing;
+    words.wait([&](int i) { return vectors.at(i); },
+               [&] {
+                 const bool is_here = scale != 0;
+                 if (!is_here) scale = peek(scale_at);
+                 return is_here;
+               });
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const uint32_t* head = words_of(base + thread / kVectors + i * (kStreamThreads / kVectors));
-      from[i] = head != nullptr ? head + vector * 4 : nullptr;
-      words[i] = head != nullptr ? peek4(from[i]) : kNoWords;
+      if (!vectors.has(i)) break;
+      uint16_t* const to = staged.values + share.row * staged.stride + (vectors.next + 32 * i) * 8;
+      *reinterpret_cast<uint4*>(to) = {~words.at[i].x, ~words.at[i].y, ~words.at[i].z,
+                                       ~words.at[i].w};
     }
-    // The scales of these heads, the first threads one each.
-    constexpr int kHeads = kAtOnce * (kStreamThreads / kVectors);
-    words[kAtOnce] = kNoWords;
-    from[kAtOnce] = nullptr;
-    if (sizeof(W) == 1 && thread < kHeads) {
-      const uint32_t* head = words_of(base + thread);
-      from[kAtOnce] = head != nullptr ? head + kDecodeHeadDim : nullptr;
-      if (head != nullptr) words[kAtOnce] = peek4(from[kAtOnce]);
-    }
-    await(words, [&](int i) { return from[i]; });
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = base + thread / kVectors + i * (kStreamThreads / kVectors);
-      if (item >= total) break;
-      const int row = per_row.divide(item);
-      uint16_t* const to =
-          staged.values + row * staged.stride + (item - row * heads) * kDecodeHeadDim + vector * 8;
-      *reinterpret_cast<uint4*>(to) = {~words[i].x, ~words[i].y, ~words[i].z, ~words[i].w};
-    }
-    if (sizeof(W) == 1 && thread < kHeads && base + thread < total) {
-      const int row = per_row.divide(base + thread);
-      staged.scales[(base + thread - row * heads) * kStreamRows + row] =
-          __uint_as_float(~words[kAtOnce].x);
-    }
+    if (has_scale) staged.scales[head * staged.scale_rows + share.row] = __uint_as_float(~scale);
+    __syncwarp();
+    vectors.advance(kAtOnce);
   }
 }
 

@@ -288,7 +288,16 @@ struct TileStore {
     if (a.bias != nullptr) sum += a.bias[output];
     Out& target = static_cast<Out*>(a.out)[row * a.out_stride + output];
     if (a.op == GemvOp::add) sum += static_cast<float>(target);
-    target = static_cast<Out>(sum);
+    store(target, sum);
+  }
+  __device__ static void store(__nv_bfloat16& to, float sum) { to = __float2bfloat16(sum); }
+  /// Logits are read at once by who samples: kept in L2, they do not go to memory between the
+  /// weights.
+  __device__ static void store(float& to, float sum) {
+    uint64_t keep;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(keep));
+    asm volatile("st.global.L2::cache_hint.f32 [%0], %1, %2;" ::"l"(&to), "f"(sum), "l"(keep)
+                 : "memory");
   }
 };
 

@@ -1,5 +1,5 @@
-// The stream of weights of few activation rows through a ring in shared memory: a warp's loads run
-// ahead through all products of all layers and never wait for activations, only for room.
+// The stream of weights through a ring in shared memory: a warp's loads run ahead through all
+// products of all layers and never wait for activations, only for room.
 //
 // A lane copies (cp.async) exactly the pieces that it multiplies later, so a warp's ring needs no
 // barrier and no padding: its pieces lie side by side, one per lane. Only the scales of FP8 weights
@@ -10,29 +10,41 @@
 
 namespace glimpse::cuda {
 
-/// A unit of 16 rows x 128 bytes on its way through shared memory.
+/// A unit of 16 rows x kBytes on its way through shared memory.
+template <int kBytes>
 struct RingUnit {
-  uint4 pieces[4][32];  // lower[0], lower[1], upper[0], upper[1] of each lane
-  float scales[16];     // FP8 only: of rows g, then of rows g + 8
+  static constexpr int kGroups = kBytes / 64;  // of 64 bytes of a row
+  static constexpr int kParts = kBytes / kUnitBytes;
+  uint4 lower[kGroups][32];  // each lane's pieces of row g
+  uint4 upper[kGroups][32];  // of row g + 8
+  float scales[16][kParts];  // FP8 only: of each row's blocks of 128 columns
 };
 
-/// Where a lane finds its pieces of the next unit; `scale` is that of its lower row in even lanes,
-/// of its upper row in odd ones.
+/// Where a lane finds its pieces of the next unit, and its one of the unit's scales.
 struct LanePieces {
   const uint8_t* lower;
   const uint8_t* upper;
   const float* scale;
 };
 
-template <int kBytes>
-__device__ inline void copy_async(void* to, const void* from) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
-  }
+/// 16 bytes straight to shared memory; zeros where they are not `wanted`.
+__device__ inline void copy_async(uint32_t to, const void* from, bool wanted) {
+  asm volatile(
+      "{ .reg .pred skip; setp.eq.u32 skip, %2, 0; "
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, skip; }" ::"r"(to),
+      "l"(from), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+__device__ inline void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
+               : "memory");
+}
+__device__ inline void copy_word_async(uint32_t to, const void* from, bool wanted) {
+  asm volatile(
+      "{ .reg .pred skip; setp.eq.u32 skip, %2, 0; "
+      "cp.async.ca.shared.global [%0], [%1], 4, skip; }" ::"r"(to),
+      "l"(from), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
 }
 
 __device__ inline void commit_copies() {
@@ -46,107 +58,152 @@ __device__ inline void wait_for_copies() {
 }
 
 /// A warp's part of the ring. `Cursor` knows the units in the order in which the warp uses them:
-/// `LanePieces at` of the next one, `bool is_done`, advance().
-template <typename W, int kDepth, typename Cursor>
+/// `LanePieces at` of the next one, `bool is_done()`, `bool is_half()` where a row ends in the
+/// middle of it, advance(). The ring is where the block's shared memory begins, so that its place
+/// costs no registers.
+template <typename W, int kBytes, int kDepth, typename Cursor>
 struct WeightRing {
-  RingUnit* units;  // [kDepth], this warp's
+  using Unit = RingUnit<kBytes>;
+  static constexpr int kParts = Unit::kParts;
+  struct Registers {
+    UnitRegisters parts[kParts];
+
+    __device__ Registers() {
+#pragma unroll
+      for (UnitRegisters& part : parts) forget(part);
+    }
+  };
+
   Cursor cursor;
   int slot = 0;  // of the next unit to use
 
-  __device__ WeightRing(RingUnit* ring, const Cursor& from) : units(ring), cursor(from) {
+  __device__ explicit WeightRing(const Cursor& from) : cursor(from) {
 #pragma unroll 1
     for (int i = 0; i < kDepth; ++i) refill(i);
   }
 
-  /// Multiplies this warp's units of a pass with the staged activations and leaves the sums in the
-  /// slots. Two units at a time: what the products of one wait for, those of the other hide.
+  /// Takes a pass's first unit out of the ring: while activations are waited for.
+  __device__ void begin(const PassPlan& plan, Registers& registers) {
+    if (plan.count() > 0) fetch(registers);
+  }
+
+  /// Multiplies this warp's units of the pass that was begun with the staged activations and leaves
+  /// the sums in the slots. `row_parts`: how many times 128 bytes a row has.
   template <int kRows>
-  __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows,
-                           TileSums<kRows>* slots) {
+  __device__ void multiply(const PassPlan& plan, Registers& registers, int row_parts,
+                           const Staged& staged, int rows, TileSums<kRows>* slots) {
     int left = plan.count();
     if (left == 0) return;
-    const int first = plan.first();
-    const int first_tile = plan.units.divide(first);
-    int column = first - first_tile * plan.units.d;  // in units
+    const int first_unit = plan.first();
+    const int first_tile = plan.units.divide(first_unit);
+    Place place;
+    place.unit = first_unit - first_tile * plan.units.d;
     TileSums<kRows>* sums_slot = slots + first_tile + threadIdx.x / 32;
     const uint16_t* const row =
         staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
+    const auto seek = [&] {
+      place.x = row + place.unit * kParts * kUnitColumns<W>;
+      place.scales = staged.scales + place.unit * kParts * staged.scale_rows;
+    };
+    seek();
+    float sums[kParts][4] = {};
 #pragma unroll 1
-    do {
-      // What the warp has of one tile.
-      int count = min(plan.units.d - column, left);
-      left -= count;
-      const uint16_t* x = row + column * kUnitColumns<W>;
-      const float* x_scales = staged.scales + column * kStreamRows;
-      float sums[4] = {0, 0, 0, 0};
-#pragma unroll 1
-      for (; count >= 2; count -= 2) {
-        wait_for_copies<kDepth - 2>();
-        __syncwarp();
-        UnitRegisters unit;
-        UnitRegisters next;
-        const int second = after(slot);
-        read(slot, unit);
-        read(second, next);
-        __syncwarp();
-        refill(slot);
-        refill(second);
-        slot = after(second);
-        float more[4] = {0, 0, 0, 0};
-        multiply_unit<W>(unit, x, x_scales, sums);
-        multiply_unit<W>(next, x + kUnitColumns<W>, x_scales + kStreamRows, more);
-        x += 2 * kUnitColumns<W>;
-        x_scales += 2 * kStreamRows;
+    for (;;) {
+      --left;
+      // Where a row ends in the middle of a unit the weights are zeros: any activations will do.
+      const int parts = row_parts - place.unit * kParts;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i] += more[i];
+      for (int part = 0; part < kParts; ++part) {
+        const int at = part == 0 || part < parts ? part : 0;
+        multiply_unit<W, kRows>(registers.parts[part], place.x + at * kUnitColumns<W>,
+                                place.scales + at * staged.scale_rows, sums[part]);
       }
-      if (count > 0) {
-        wait_for_copies<kDepth - 1>();
-        __syncwarp();
-        UnitRegisters unit;
-        read(slot, unit);
-        __syncwarp();
-        refill(slot);
-        slot = after(slot);
-        multiply_unit<W>(unit, x, x_scales, sums);
+      ++place.unit;
+      place.x += kParts * kUnitColumns<W>;
+      place.scales += kParts * staged.scale_rows;
+      if (place.unit == plan.units.d || left == 0) {
+#pragma unroll
+        for (int part = 1; part < kParts; ++part) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[0][i] += sums[part][i];
+        }
+        leave_sums(*sums_slot, rows, sums[0]);
+        if (left == 0) return;
+        ++sums_slot;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[part][i] = 0;
+        }
+        place.unit = 0;
+        seek();
       }
-      leave_sums(*sums_slot, rows, sums);
-      ++sums_slot;
-      column = 0;
-    } while (left > 0);
+      fetch(registers);
+    }
   }
 
  private:
-  __device__ static int after(int i) {
-    return i + 1 == kDepth ? 0 : i + 1;
+  /// Of the next unit to multiply: its place in the row, and its activations.
+  struct Place {
+    int unit;
+    const uint16_t* x;
+    const float* scales;
+  };
+
+  __device__ static Unit& unit_of(int slot) {
+    extern __shared__ __align__(16) uint8_t shared[];
+    return reinterpret_cast<Unit*>(shared)[static_cast<int>(threadIdx.x) / 32 * kDepth + slot];
   }
 
-  __device__ void read(int i, UnitRegisters& unit) const {
+  __device__ void fetch(Registers& registers) {
+    wait_for_copies<kDepth - 1>();
+    __syncwarp();
+    read(slot, registers);
+    __syncwarp();
+    refill(slot);
+    slot = slot + 1 == kDepth ? 0 : slot + 1;
+  }
+
+  __device__ void read(int i, Registers& registers) const {
     const int lane = threadIdx.x % 32;
-    const RingUnit& from = units[i];
-    unit.lower[0] = from.pieces[0][lane];
-    unit.lower[1] = from.pieces[1][lane];
-    unit.upper[0] = from.pieces[2][lane];
-    unit.upper[1] = from.pieces[3][lane];
-    if constexpr (sizeof(W) == 1) {
-      unit.lower_scale = from.scales[lane / 4];
-      unit.upper_scale = from.scales[lane / 4 + 8];
+    const Unit& from = unit_of(i);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {
+        registers.parts[part].lower[group] = from.lower[2 * part + group][lane];
+        registers.parts[part].upper[group] = from.upper[2 * part + group][lane];
+      }
+      if constexpr (sizeof(W) == 1) {
+        registers.parts[part].lower_scale = from.scales[lane / 4][part];
+        registers.parts[part].upper_scale = from.scales[lane / 4 + 8][part];
+      }
     }
   }
 
   __device__ void refill(int i) {
     const int lane = threadIdx.x % 32;
     if (!cursor.is_done()) {
-      RingUnit& to = units[i];
+      Unit& to = unit_of(i);
+      const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(&to)) + lane * 16;
       const LanePieces& at = cursor.at;
+      const bool whole = !cursor.is_half();
 #pragma unroll
-      for (int group = 0; group < 2; ++group) {
-        copy_async<16>(&to.pieces[group][lane], at.lower + group * 64);
-        copy_async<16>(&to.pieces[2 + group][lane], at.upper + group * 64);
+      for (int group = 0; group < Unit::kGroups; ++group) {
+        const uint32_t lower = base + group * static_cast<int>(sizeof(to.lower[0]));
+        const uint32_t upper = lower + static_cast<int>(sizeof(to.lower));
+        if (group < 2) {
+          copy_async(lower, at.lower + group * 64);
+          copy_async(upper, at.upper + group * 64);
+        } else {
+          copy_async(lower, at.lower + group * 64, whole);
+          copy_async(upper, at.upper + group * 64, whole);
+        }
       }
       if constexpr (sizeof(W) == 1) {
-        if (lane % 4 < 2) {
-          copy_async<4>(&to.scales[lane / 4 + lane % 2 * 8], at.scale);
+        if (lane < 16 * kParts) {
+          copy_word_async(base + static_cast<int>(2 * sizeof(to.lower)) - lane * 12, at.scale,
+                          kParts == 1 || whole || lane % 2 == 0);
         }
       }
       cursor.advance();

@@ -1,16 +1,15 @@
-// The stream of weight bytes that decoding is: products of a few activation rows with a matrix that
-// is read once. Shared by the standalone product (gemv.cu) and the fused decoder
-// (decode_layers.cu).
+// Products of a few activation rows with a matrix that is streamed once: what the standalone
+// product (gemv.cu) and the fused decoder (decode_layers.cu) share, from the activations in shared
+// memory to the sums of a unit.
 //
-// A warp works on units of 16 weight rows x 128 bytes: each lane loads four 16-byte pieces (rows g
-// and g + 8, g = lane / 4) straight into registers, some units ahead, and feeds them to
-// mma.m16n8k16 as the A operand; the up to 8 activation rows are the B operand's columns. A dot
-// product does not care about the order of its columns, so the fragments take columns in the order
-// in which a lane's 16 bytes bring them, and the activations are read in the same order: no
-// shuffle, no second layout of the weights.
+// A warp works on units of 16 weight rows x 128 bytes: each lane has four 16-byte pieces (rows g
+// and g + 8, g = lane / 4) and feeds them to mma.m16n8k16 as the A operand; the up to 8 activation
+// rows are the B operand's columns. A dot product does not care about the order of its columns, so
+// the fragments take columns in the order in which a lane's 16 bytes bring them, and the
+// activations are read in the same order: no shuffle, no second layout of the weights.
 //
 // e4m3 becomes f16, which is one instruction for two weights; the activations beside it are f16 as
-// well, with a power of two per 128 columns that keeps every bf16 number of ordinary size exact.
+// well, with a power of two that keeps every bf16 number of ordinary size exact.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -51,15 +50,18 @@ __device__ inline void forget(float& x) {
   asm volatile("mov.b32 %0, 0;" : "=f"(x));
 }
 
-// ---- loads and conversions ----------------------------------------------------------------------
-
-__device__ inline uint4 load_stream(const void* address) {
-  uint4 value;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(address));
-  return value;
+__device__ inline void forget(UnitRegisters& unit) {
+#pragma unroll
+  for (int group = 0; group < 2; ++group) {
+    forget(unit.lower[group]);
+    forget(unit.upper[group]);
+  }
+  forget(unit.lower_scale);
+  forget(unit.upper_scale);
 }
+
+// ---- conversions and products
+// ----------------------------------------------------------------------
 
 __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -120,8 +122,9 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
 /// Activation rows in shared memory.
 struct Staged {
   uint16_t* values;  // [rows, stride]: bf16; beside FP8 weights f16
-  float* scales;     // FP8 only: [blocks of 128 columns, kStreamRows]
+  float* scales;     // FP8 only: [blocks of 128 columns, scale_rows], or one per row if those are 0
   int stride;
+  int scale_rows = kStreamRows;
 };
 
 /// Elements between staged rows of `columns`, rounded up to whole blocks: the padding keeps the
@@ -139,18 +142,29 @@ struct StagedScale {
   float scale;   // what the products are multiplied with
 };
 
-/// The bits of positive numbers are in the order of the numbers. The group's largest becomes 2^14
-/// to 2^15; what the exponents of floats do not reach stays below that.
-__device__ inline StagedScale staged_scale(float largest) {
-  const uint32_t bits = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest));
-  const uint32_t exponent = max(bits >> 23, 15U);
+/// The largest of a group becomes 2^14 to 2^15; what the exponents of floats do not reach stays
+/// below that.
+__device__ inline StagedScale staged_scale_of(float largest) {
+  const uint32_t exponent = max(__float_as_uint(largest) >> 23, 15U);
   return {__uint_as_float((268U - exponent) << 23),
           __uint_as_float((exponent - 14U) << 23) * kE4m3Factor};
+}
+
+/// The bits of positive numbers are in the order of the numbers.
+__device__ inline StagedScale staged_scale(float largest) {
+  return staged_scale_of(__uint_as_float(__reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest))));
 }
 
 __device__ inline uint32_t f16_pair(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+/// Two bf16 numbers times a power of two, as f16.
+__device__ inline uint32_t f16_pair_of_bf16(uint32_t pair, __nv_bfloat162 factor) {
+  const __nv_bfloat162 product = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&pair), factor);
+  const uint32_t bits = *reinterpret_cast<const uint32_t*>(&product);
+  return f16_pair(__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000U));
 }
 
 /// 128 columns by a whole warp, lane i columns 4i to 4i + 3, as they are staged; `scale` is only
@@ -173,7 +187,7 @@ template <typename W>
 __device__ inline void put_staged(const Staged& staged, int row, int block, uint2 words,
                                   float scale) {
   const int lane = threadIdx.x % 32;
-  if (sizeof(W) == 1 && lane == 0) staged.scales[block * kStreamRows + row] = scale;
+  if (sizeof(W) == 1 && lane == 0) staged.scales[block * staged.scale_rows + row] = scale;
   *reinterpret_cast<uint2*>(staged.values + row * staged.stride + block * kBlockColumns +
                             lane * 4) = words;
 }
@@ -183,19 +197,16 @@ __device__ inline void put_staged(const Staged& staged, int row, int block, uint
 template <typename W>
 __device__ inline uint4 staged_words_bf16(uint4 eight, float& scale) {
   if constexpr (sizeof(W) == 1) {
-    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-    float x[8];
-    float largest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      x[2 * i] = __uint_as_float(pairs[i] << 16);
-      x[2 * i + 1] = __uint_as_float(pairs[i] & 0xFFFF0000U);
-      largest = fmaxf(largest, fmaxf(fabsf(x[2 * i]), fabsf(x[2 * i + 1])));
-    }
-    const StagedScale s = staged_scale(largest);
+    // As numbers without sign the bits are in the order of the magnitudes.
+    const uint32_t magnitudes[4] = {eight.x & 0x7FFF7FFFU, eight.y & 0x7FFF7FFFU,
+                                    eight.z & 0x7FFF7FFFU, eight.w & 0x7FFF7FFFU};
+    const uint32_t largest =
+        __vmaxu2(__vmaxu2(magnitudes[0], magnitudes[1]), __vmaxu2(magnitudes[2], magnitudes[3]));
+    const StagedScale s = staged_scale(__uint_as_float(max(largest << 16, largest & 0xFFFF0000U)));
     scale = s.scale;
-    return {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor),
-            f16_pair(x[4] * s.factor, x[5] * s.factor), f16_pair(x[6] * s.factor, x[7] * s.factor)};
+    const __nv_bfloat162 factor = __float2bfloat162_rn(s.factor);
+    return {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
+            f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
   } else {
     return eight;
   }
@@ -209,7 +220,7 @@ __device__ inline void put_staged_bf16(const Staged& staged, int row, int block,
   const int lane = threadIdx.x % 32;
   if (block + lane / 16 >= blocks) return;
   if (sizeof(W) == 1 && lane % 16 == 0) {
-    staged.scales[(block + lane / 16) * kStreamRows + row] = scale;
+    staged.scales[(block + lane / 16) * staged.scale_rows + row] = scale;
   }
   *reinterpret_cast<uint4*>(staged.values + row * staged.stride + block * kBlockColumns +
                             lane * 8) = words;
@@ -218,12 +229,13 @@ __device__ inline void put_staged_bf16(const Staged& staged, int row, int block,
 /// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
 /// unit's first column, `x_scales` to its block's scales.
 ///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
-template <typename W>
+/// With up to two rows only the first lanes' sums are of rows, and all lanes read their scales.
+template <typename W, int kRows = kStreamRows>
 __device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* x,
                                      const float* x_scales, float (&sums)[4]) {
   const int t = threadIdx.x % 4;
   if constexpr (sizeof(W) == 1) {
-    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[t];
+    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[kRows > 2 ? t : 0];
     float c[2][4] = {};
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
@@ -314,14 +326,9 @@ struct PassPlan {
   Divisor units;     // per tile
   Divisor per_warp;  // of all
 
-  /// `row_bytes` are whole units.
-  __device__ static PassPlan make(int tiles, int row_bytes, int warps) {
-    PassPlan plan;
-    plan.tiles = min(tiles, kTilesPerPass);
-    const int units = row_bytes / kUnitBytes;
-    plan.units = Divisor::of(units);
-    plan.per_warp = Divisor::of(max((plan.tiles * units + warps - 1) / warps, 1));
-    return plan;
+  /// `units` of each of `tiles`.
+  __device__ static PassPlan deal(int tiles, int units, int warps) {
+    return {tiles, Divisor::of(units), Divisor::of(max((tiles * units + warps - 1) / warps, 1))};
   }
   __device__ int first() const { return static_cast<int>(threadIdx.x) / 32 * per_warp.d; }
   __device__ int count() const { return max(min(per_warp.d, tiles * units.d - first()), 0); }
@@ -331,15 +338,15 @@ struct PassPlan {
 /// [activation row][weight row], padded against bank conflicts.
 template <int kRows>
 struct TileSums {
-  float values[kRows][20];
+  float values[kRows][18];
 };
 
 /// Warp w leaves its sums of tile t in slot w + t: along the line of units either the warp or the
 /// tile goes up by one from slot to slot, so the slots of a tile are neighbours, in the order of
 /// its columns.
-template <int kWarps, int kRows>
+template <int kWarps, int kRows, int kTiles = kTilesPerPass>
 struct StreamScratch {
-  TileSums<kRows> slots[kWarps + kTilesPerPass];
+  TileSums<kRows> slots[kWarps + kTiles];
 };
 
 /// A warp's sums of a tile into its slot.
@@ -354,184 +361,6 @@ __device__ inline void leave_sums(TileSums<kRows>& slot, int rows, const float (
   if (row + 1 < rows) {
     slot.values[row + 1][g] = sums[1];
     slot.values[row + 1][g + 8] = sums[3];
-  }
-}
-
-// ---- the stream ---------------------------------------------------------------------------------
-
-/// A lane's place in its two weight rows, at a unit's first byte.
-struct LaneRows {
-  const uint8_t* lower;
-  const uint8_t* upper;
-  const float* lower_scale;
-  const float* upper_scale;
-};
-
-/// Where `rows` of matrices that begin at `lower` and `upper` (the same one unless paired) are for
-/// this lane in `tile`. Rows beyond the end repeat the last one: their sums are never stored.
-template <typename W>
-__device__ inline LaneRows lane_rows(const TileRows& rows, bool paired, int tile, const void* lower,
-                                     const void* upper, const float* lower_scales,
-                                     const float* upper_scales, int64_t row_bytes,
-                                     int scale_columns) {
-  const int lane = threadIdx.x % 32;
-  const int low = rows.first + tile * rows.per_tile + min(lane / 4, rows.half - 1);
-  const int lower_row = min(low, rows.last - 1);
-  const int upper_row = paired ? lower_row : min(low + rows.half, rows.last - 1);
-  LaneRows at;
-  at.lower = static_cast<const uint8_t*>(lower) + lower_row * row_bytes + lane % 4 * 16;
-  at.upper = static_cast<const uint8_t*>(upper) + upper_row * row_bytes + lane % 4 * 16;
-  at.lower_scale = at.upper_scale = nullptr;
-  if constexpr (sizeof(W) == 1) {
-    at.lower_scale = lower_scales + lower_row / kBlockColumns * scale_columns;
-    at.upper_scale = upper_scales + upper_row / kBlockColumns * scale_columns;
-  }
-  return at;
-}
-
-/// A warp's stream through its units of a pass: the kStages units that are in registers or on their
-/// way, and what is loaded next.
-template <typename W, int kStages>
-struct WeightStream {
-  UnitRegisters stages[kStages];
-  LaneRows at;
-  int tile, unit;  // of the next load
-  int to_load;
-
-  /// Starts the first loads of a pass. `locate` maps a tile of the pass to this lane's rows.
-  template <typename Locate>
-  __device__ void begin(const PassPlan& plan, const Locate& locate) {
-    forget();
-    const int first = plan.first();
-    to_load = plan.count();
-    tile = plan.units.divide(first);
-    unit = first - tile * plan.units.d;
-    at = {nullptr, nullptr, nullptr, nullptr};
-    if (to_load > 0) seek(locate);
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (to_load > 0) load(stages[i], plan, locate);
-    }
-  }
-
-  /// Multiplies this warp's units with the staged activations and leaves the sums in the slots.
-  template <int kRows, typename Locate>
-  __device__ void multiply(const PassPlan& plan, const Staged& staged, int rows,
-                           TileSums<kRows>* slots, const Locate& locate) {
-    const int warp = threadIdx.x / 32;
-    const uint16_t* row =
-        staged.values + min(static_cast<int>(threadIdx.x % 32) / 4, rows - 1) * staged.stride;
-    const int first = plan.first();
-    const int count = plan.count();
-    int slot = plan.units.divide(first);
-    int column = first - slot * plan.units.d;  // in units
-    slot += warp;
-    float sums[4] = {0, 0, 0, 0};
-#pragma unroll 1
-    for (int index = 0; index < count; index += kStages) {
-#pragma unroll
-      for (int i = 0; i < kStages; ++i) {
-        if (index + i >= count) continue;
-        multiply_unit<W>(stages[i], row + column * kUnitColumns<W>,
-                         staged.scales + column * kStreamRows, sums);
-        if (to_load > 0) load(stages[i], plan, locate);
-        ++column;
-        if (column == plan.units.d || index + i + 1 == count) {
-          leave_sums(slots[slot], rows, sums);
-          sums[0] = sums[1] = sums[2] = sums[3] = 0;
-          column = 0;
-          ++slot;
-        }
-      }
-    }
-  }
-
- private:
-  __device__ void forget() {
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-#pragma unroll
-      for (int group = 0; group < 2; ++group) {
-        glimpse::cuda::forget(stages[i].lower[group]);
-        glimpse::cuda::forget(stages[i].upper[group]);
-      }
-      glimpse::cuda::forget(stages[i].lower_scale);
-      glimpse::cuda::forget(stages[i].upper_scale);
-    }
-  }
-  template <typename Locate>
-  __device__ void seek(const Locate& locate) {
-    at = locate(tile);
-    at.lower += unit * kUnitBytes;
-    at.upper += unit * kUnitBytes;
-    at.lower_scale += unit;
-    at.upper_scale += unit;
-  }
-
-  template <typename Locate>
-  __device__ void load(UnitRegisters& to, const PassPlan& plan, const Locate& locate) {
-#pragma unroll
-    for (int group = 0; group < 2; ++group) {
-      to.lower[group] = load_stream(at.lower + group * 64);
-      to.upper[group] = load_stream(at.upper + group * 64);
-    }
-    if constexpr (sizeof(W) == 1) {
-      to.lower_scale = __ldg(at.lower_scale);
-      to.upper_scale = __ldg(at.upper_scale);
-    }
-    --to_load;
-    ++unit;
-    if (unit == plan.units.d && to_load > 0) {
-      unit = 0;
-      ++tile;
-      seek(locate);
-    } else {
-      at.lower += kUnitBytes;
-      at.upper += kUnitBytes;
-      ++at.lower_scale;
-      ++at.upper_scale;
-    }
-  }
-};
-
-/// Adds the warps' runs of each tile in the order of their columns: the same sum every time.
-/// `store(output, row, lower, upper)` takes two neighbouring outputs of one activation row: their
-/// sums in `lower`; paired, those of the other matrix in `upper`. The block must have met since the
-/// last multiply().
-template <int kRows, typename Store>
-__device__ void add_up(const PassPlan& plan, const TileRows& rows, bool paired, int first_tile,
-                       int activation_rows, const TileSums<kRows>* slots, const Store& store) {
-  const int row_bits = activation_rows > 4 ? 3 : activation_rows > 2 ? 2 : activation_rows - 1;
-  const int pair_bits = paired ? 2 : 3;
-  const int items = plan.tiles << (row_bits + pair_bits);
-  for (int item = threadIdx.x; item < items; item += static_cast<int>(blockDim.x)) {
-    const int row = item & ((1 << row_bits) - 1);
-    const int pair = item >> row_bits & ((1 << pair_bits) - 1);
-    const int tile = item >> (row_bits + pair_bits);
-    const int in_half = pair % 4 * 2;
-    const int half = pair / 4;  // 0 where paired
-    const int output =
-        rows.first + (first_tile + tile) * rows.per_tile + half * rows.half + in_half;
-    if (row >= activation_rows || in_half >= rows.half || output >= rows.last) continue;
-    const int first_unit = tile * plan.units.d;
-    const int first = plan.per_warp.divide(first_unit) + tile;
-    const int last = plan.per_warp.divide(first_unit + plan.units.d - 1) + tile;
-    const float* from = &slots[first].values[row][half * 8 + in_half];
-    float2 lower{0, 0};
-    float2 upper{0, 0};
-#pragma unroll 4
-    for (int slot = first; slot <= last; ++slot) {
-      const float2 part = *reinterpret_cast<const float2*>(from);
-      lower.x += part.x;
-      lower.y += part.y;
-      if (paired) {
-        const float2 other = *reinterpret_cast<const float2*>(from + 8);
-        upper.x += other.x;
-        upper.y += other.y;
-      }
-      from += sizeof(TileSums<kRows>) / sizeof(float);
-    }
-    store(output, row, lower, upper);
   }
 }
 

@@ -54,7 +54,8 @@ TEST(DecodeShape, aBlockMustHoldItsShareOfTheResidualStream) {
   a.rows = 8;
   EXPECT_FALSE(decode_supports(a, 8));
   a.rows = 1;
-  EXPECT_TRUE(decode_supports(a, 8));
+  EXPECT_TRUE(decode_supports(a, 10));
+  EXPECT_FALSE(decode_supports(a, 8));  // more norm weights than threads
 }
 
 }  // namespace
