@@ -31,6 +31,14 @@ enum class VisionResidency {
   on_demand,  ///< in host memory, streamed block by block when a picture comes
 };
 
+/// Whether a step begins before the host has seen the tokens of the step before it, where it is
+/// certain what it will be. It changes no answer.
+enum class LaunchAhead {
+  automatic,  ///< on a GPU, which would wait for the host otherwise
+  never,
+  always,
+};
+
 /// What is being loaded, for a progress bar. `total_bytes` is constant for one load.
 struct LoadProgress {
   std::string stage;  ///< "reading weights", "warming up"
@@ -59,7 +67,8 @@ struct EngineOptions {
   bool quantize_to_fp8 = false;     ///< store BF16 text linears as block FP8
   int64_t picture_cache_bytes = 0;  ///< budget for embeddings of pictures seen before
   int picture_threads = 0;          ///< workers that decode and resize pictures; 0: choose
-  int max_queue = 256;              ///< requests waiting beyond this are refused (overloaded)
+  LaunchAhead launch_ahead = LaunchAhead::automatic;
+  int max_queue = 256;  ///< requests waiting beyond this are refused (overloaded)
   /// A step that takes longer is stuck, as on a GPU that hangs. 0: 60 on a GPU, no limit on the
   /// CPU.
   double stuck_step_seconds = 0;

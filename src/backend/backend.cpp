@@ -117,6 +117,19 @@ void check_rotary(const Checker& c, const Tensor& x, const Tensor& cosines, cons
   c.equal(2 * cosines.size(1), x.size(-1), "twice the columns of cosines and the head size");
 }
 
+void check_rotary_table(const Checker& c, const Tensor& positions,
+                        const Tensor& inverse_frequencies, const Tensor& axes,
+                        const Tensor& cosines, const Tensor& sines) {
+  c.is(positions, DType::i32, "positions");
+  c.rank(positions, 2, "positions");
+  c.is(cosines, DType::f32, "cosines");
+  c.rank(cosines, 2, "cosines");
+  c.same_shape(cosines, sines);
+  c.vector(inverse_frequencies, DType::f32, cosines.size(1), "inverse_frequencies");
+  c.vector(axes, DType::i32, cosines.size(1), "axes");
+  c.equal(positions.size(1), cosines.size(0), "columns of positions and rows of cosines");
+}
+
 void check_kv(const Checker& c, const PagedKv& kv) {
   c.rank(kv.keys, 4, "keys");
   c.same_shape(kv.keys, kv.values);
@@ -151,6 +164,22 @@ void Backend::gather_rows(Tensor table, Tensor indices, Tensor out) {
   c.vector(indices, DType::i32, out.size(0), "indices");
   c.equal(table.size(1), out.size(1), "columns of table and of out");
   if (out.size(0) > 0) do_gather_rows(table, indices, out);
+}
+
+void Backend::begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines, Tensor sines) {
+  const Checker c(*this, "begin_step");
+  c.rank(from.table, 2, "table");
+  c.rank(hidden, 2, "hidden");
+  c.that(from.table.dtype() == DType::f32 || from.table.dtype() == DType::f16 ||
+             from.table.dtype() == DType::bf16,
+         "the table is not f32, f16 or bf16");
+  c.is(hidden, DType::f32, "hidden");
+  c.vector(from.ids, DType::i32, hidden.size(0), "ids");
+  c.equal(from.table.size(1), hidden.size(1), "columns of table and of hidden");
+  if (!from.chosen.empty()) c.vector(from.chosen, DType::i32, from.chosen.size(0), "chosen");
+  check_rotary_table(c, from.positions, from.inverse_frequencies, from.axes, cosines, sines);
+  c.equal(cosines.size(0), hidden.size(0), "rows of cosines and of hidden");
+  if (hidden.size(0) > 0) do_begin_step(from, hidden, cosines, sines);
 }
 
 void Backend::scatter_rows(Tensor rows, Tensor indices, Tensor out) {
@@ -266,6 +295,18 @@ void Backend::rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) {
   if (x.num_elements() > 0) do_rms_norm(x, weight, epsilon, out);
 }
 
+void Backend::rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon, Tensor out) {
+  const Checker c(*this, "rms_norm_rows");
+  c.activation(x, "x");
+  c.activation(out, "out");
+  c.rank(x, 2, "x");
+  c.rank(out, 2, "out");
+  c.equal(x.size(1), out.size(1), "columns of x and of out");
+  c.vector(indices, DType::i32, out.size(0), "indices");
+  c.vector(weight, DType::f32, x.size(1), "weight");
+  if (out.size(0) > 0) do_rms_norm_rows(x, indices, weight, epsilon, out);
+}
+
 void Backend::layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) {
   const Checker c(*this, "layer_norm");
   c.activation(x, "x");
@@ -300,14 +341,7 @@ void Backend::gelu(Tensor x, GeluKind kind, Tensor out) {
 void Backend::rotary_table(Tensor positions, Tensor inverse_frequencies, Tensor axes,
                            Tensor cosines, Tensor sines) {
   const Checker c(*this, "rotary_table");
-  c.is(positions, DType::i32, "positions");
-  c.rank(positions, 2, "positions");
-  c.is(cosines, DType::f32, "cosines");
-  c.rank(cosines, 2, "cosines");
-  c.same_shape(cosines, sines);
-  c.vector(inverse_frequencies, DType::f32, cosines.size(1), "inverse_frequencies");
-  c.vector(axes, DType::i32, cosines.size(1), "axes");
-  c.equal(positions.size(1), cosines.size(0), "columns of positions and rows of cosines");
+  check_rotary_table(c, positions, inverse_frequencies, axes, cosines, sines);
   if (cosines.size(0) > 0) do_rotary_table(positions, inverse_frequencies, axes, cosines, sines);
 }
 
@@ -363,13 +397,15 @@ void Backend::attend_packed(Tensor q, Tensor k, Tensor v, std::span<const int64_
   if (q.size(0) > 0) do_attend_packed(q, k, v, segment_begin, out);
 }
 
-void Backend::sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) {
+void Backend::sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+                     Tensor reported_ids) {
   const Checker c(*this, "sample");
   c.is(logits, DType::f32, "logits");
   c.rank(logits, 2, "logits");
   const int64_t count = logits.size(0);
   c.vector(ids, DType::i32, count, "ids");
   c.vector(log_probs, DType::f32, count, "log_probs");
+  if (!reported_ids.empty()) c.vector(reported_ids, DType::i32, count, "reported_ids");
   for (const Tensor& x : {rows.temperature, rows.top_p, rows.min_p, rows.uniform,
                           rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty}) {
     c.vector(x, DType::f32, count, "a sampling parameter");
@@ -385,7 +421,7 @@ void Backend::sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor
     c.is(rows.allowed, DType::u32, "allowed");
     c.equal(rows.allowed.size(1), (logits.size(1) + 31) / 32, "words of a mask");
   }
-  if (count > 0) do_sample(logits, rows, ids, log_probs);
+  if (count > 0) do_sample(logits, rows, ids, log_probs, reported_ids);
 }
 
 void Backend::top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) {

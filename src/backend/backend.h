@@ -61,6 +61,7 @@ struct SamplingRows {
                               // times generated
   Tensor mask_row;            // [rows] i32: this row's line in allowed; -1: everything is allowed
   Tensor allowed;             // [lines, ceil(vocab / 32)] u32: bit t % 32 of word t / 32 allows t
+  bool all_greedy = false;    // the host knows that every temperature is 0
 };
 
 /// How a picture is cut into patches of side x side pixels, which stand in blocks of merge x merge:
@@ -79,6 +80,16 @@ struct QuantizedActivations {
   Tensor scales;  // [at least ceil(in / 128), at least T] f32: a row for each 128 columns
 
   [[nodiscard]] bool empty() const { return codes.empty(); }
+};
+
+/// What a step's first operation reads.
+struct StepBeginning {
+  Tensor table;                // [entries, hidden] f32, f16, bf16: embeddings of tokens
+  Tensor ids;                  // [T] i32; -1 - i stands for chosen[i]
+  Tensor chosen;               // [n] i32: what sample() chose last; empty where no id is negative
+  Tensor positions;            // [num_axes, T] i32, and what else rotary_table() reads:
+  Tensor inverse_frequencies;  // [half] f32
+  Tensor axes;                 // [half] i32
 };
 
 enum class GeluKind { tanh_approximation, exact_erf };
@@ -172,6 +183,8 @@ class Backend {
   /// Host to device. `to` is contiguous and of bytes.size() bytes. The source may be reused when
   /// the call returns.
   virtual void upload(std::span<const std::byte> bytes, Tensor to) = 0;
+  /// The same, beside the work that is under way instead of behind it, which must not use `to`.
+  virtual void upload_early(std::span<const std::byte> bytes, Tensor to) { upload(bytes, to); }
   /// Device to host; waits for all earlier work.
   virtual void download(Tensor from, std::span<std::byte> bytes) = 0;
   /// Device to device, same shape; converts between f32 and bf16 where the dtypes differ.
@@ -179,6 +192,19 @@ class Backend {
   /// All bytes of a contiguous tensor become 0.
   virtual void zero(Tensor tensor) = 0;
   virtual void synchronize() = 0;
+
+  /// Memory that operations write and the host then reads where it is, without a copy; at most
+  /// kMaxSharedBytes of one backend. Operations should not read it: that is slow.
+  [[nodiscard]] virtual Buffer allocate_shared(int64_t num_bytes, std::string_view name) {
+    return allocate(num_bytes, name);
+  }
+  static constexpr int64_t kMaxSharedBytes = int64_t{384} << 10;
+  /// A point in the order of operations. Of earlier ones the last kMaxMarks are remembered.
+  using Mark = uint64_t;
+  static constexpr Mark kMaxMarks = 4;
+  [[nodiscard]] virtual Mark mark() { return 0; }
+  /// Returns when all that was issued before mark() is done, whatever was issued since.
+  virtual void wait(Mark mark) { (void)mark; }
 
   /// Runs `step`, which issues operations whose shapes and addresses depend on `key` alone. A GPU
   /// records them once per key and replays the recording afterwards.
@@ -198,6 +224,10 @@ class Backend {
   /// out[i] = table[indices[i]], converted to out's dtype.
   ///   table [entries, dim] f32, f16, bf16   indices [n] i32   out [n, dim] activation
   void gather_rows(Tensor table, Tensor indices, Tensor out);
+  /// hidden[i] = table[ids[i]], with the token chosen last where the id is negative, and the
+  /// cosines and sines of rotary_table(): all that the layers of a text need.
+  ///   hidden [T, hidden] f32   cosines, sines [T, half] f32
+  void begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines, Tensor sines);
   /// out[indices[i]] = rows[i], converted. Indices are distinct.
   ///   rows [n, dim] activation   indices [n] i32   out [any, dim] activation
   void scatter_rows(Tensor rows, Tensor indices, Tensor out);
@@ -249,6 +279,10 @@ class Backend {
   /// out = x * weight / sqrt(mean(x^2) + epsilon), each row of the last dimension on its own.
   ///   x, out [..., dim] activation, dtypes may differ   weight [dim] f32
   void rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out);
+  /// out[i] = rms_norm(x[indices[i]]).
+  ///   x [any, dim], out [n, dim] activation, dtypes may differ   indices [n] i32   weight [dim]
+  ///   f32
+  void rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon, Tensor out);
   /// out = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, each row on its own.
   ///   x, out [..., dim] activation, dtypes may differ   weight, bias [dim] f32
   void layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out);
@@ -287,10 +321,12 @@ class Backend {
   /// One token per row. In order: repetition, presence and frequency penalties; masked tokens to
   /// -inf; temperature; top-k; top-p; min-p; softmax; the first token (by falling probability, then
   /// rising id) whose cumulative probability exceeds `uniform`.
-  ///   logits [rows, vocab] f32, overwritten   ids [rows] i32
+  ///   logits [rows, vocab] f32   ids [rows] i32
   ///   log_probs [rows] f32: the chosen token's log-softmax of the logits as given, before
   ///   penalties
-  void sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs);
+  ///   reported_ids [rows] i32: ids once more, in shared memory; may be empty
+  void sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+              Tensor reported_ids = {});
   /// The `ids.size(1)` most likely tokens of each row, best first, with their log-softmax.
   ///   logits [rows, vocab] f32   ids [rows, n] i32   log_probs [rows, n] f32
   void top_log_probs(Tensor logits, Tensor ids, Tensor log_probs);
@@ -317,6 +353,8 @@ class Backend {
  protected:
   virtual void do_copy(Tensor from, Tensor to) = 0;
   virtual void do_gather_rows(Tensor table, Tensor indices, Tensor out) = 0;
+  virtual void do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
+                             Tensor sines) = 0;
   virtual void do_scatter_rows(Tensor rows, Tensor indices, Tensor out) = 0;
   virtual void do_add_rows(Tensor rows, Tensor indices, Tensor out) = 0;
   virtual void do_add(Tensor a, Tensor b, Tensor out) = 0;
@@ -331,6 +369,8 @@ class Backend {
   /// The default is do_linear(), then do_gelu() in place.
   virtual void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
   virtual void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) = 0;
+  virtual void do_rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon,
+                                Tensor out) = 0;
   virtual void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) = 0;
   virtual void do_silu_mul(Tensor gate_up, Tensor out) = 0;
   virtual void do_gelu(Tensor x, GeluKind kind, Tensor out) = 0;
@@ -342,7 +382,8 @@ class Backend {
                                Tensor out) = 0;
   virtual void do_attend_packed(Tensor q, Tensor k, Tensor v,
                                 std::span<const int64_t> segment_begin, Tensor out) = 0;
-  virtual void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) = 0;
+  virtual void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+                         Tensor reported_ids) = 0;
   virtual void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) = 0;
   virtual void do_count_tokens(Tensor ids, Tensor line, Tensor counts) = 0;
 

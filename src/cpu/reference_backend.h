@@ -26,6 +26,8 @@ class ReferenceBackend : public Backend {
  protected:
   void do_copy(Tensor from, Tensor to) override;
   void do_gather_rows(Tensor table, Tensor indices, Tensor out) override;
+  void do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
+                     Tensor sines) override;
   void do_scatter_rows(Tensor rows, Tensor indices, Tensor out) override;
   void do_add_rows(Tensor rows, Tensor indices, Tensor out) override;
   void do_add(Tensor a, Tensor b, Tensor out) override;
@@ -38,6 +40,8 @@ class ReferenceBackend : public Backend {
   void do_linear_silu_mul(Tensor x, const LinearWeight& gate_up, Tensor scratch, Tensor out,
                           const QuantizedActivations& quantized) override;
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override;
+  void do_rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon,
+                        Tensor out) override;
   void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) override;
   void do_silu_mul(Tensor gate_up, Tensor out) override;
   void do_gelu(Tensor x, GeluKind kind, Tensor out) override;
@@ -48,7 +52,8 @@ class ReferenceBackend : public Backend {
   void do_attend_paged(Tensor q, const PagedKv& kv, const PagedSpans& spans, Tensor out) override;
   void do_attend_packed(Tensor q, Tensor k, Tensor v, std::span<const int64_t> segment_begin,
                         Tensor out) override;
-  void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) override;
+  void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+                 Tensor reported_ids) override;
   void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) override;
   void do_count_tokens(Tensor ids, Tensor line, Tensor counts) override;
 

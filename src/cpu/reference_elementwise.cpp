@@ -50,6 +50,15 @@ void ReferenceBackend::do_rms_norm(Tensor x, Tensor weight, float epsilon, Tenso
   });
 }
 
+void ReferenceBackend::do_rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon,
+                                        Tensor out) {
+  for (int64_t i = 0; i < out.size(0); ++i) {
+    const int32_t row = indices.data<int32_t>()[i];
+    check(row >= 0 && row < x.size(0), "rms_norm_rows: an index is outside the rows");
+    rms_norm(x.slice(0, row, 1), weight, epsilon, out.slice(0, i, 1));
+  }
+}
+
 void ReferenceBackend::do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon,
                                      Tensor out) {
   const int64_t dim = x.size(-1);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "cpu/elements.h"
 #include "cpu/reference_backend.h"
@@ -98,6 +99,20 @@ void ReferenceBackend::do_gather_rows(Tensor table, Tensor indices, Tensor out) 
       }
     });
   });
+}
+
+void ReferenceBackend::do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
+                                     Tensor sines) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < hidden.size(0); ++i) {
+    const int32_t id = from.ids.data<int32_t>()[i];
+    const bool is_last = id < 0;
+    check(!is_last || (!from.chosen.empty() && -1 - id < from.chosen.size(0)),
+          "begin_step: no such token was chosen");
+    ids.push_back(is_last ? from.chosen.data<int32_t>()[-1 - id] : id);
+  }
+  gather_rows(from.table, Tensor(ids.data(), DType::i32, device(), {hidden.size(0)}), hidden);
+  rotary_table(from.positions, from.inverse_frequencies, from.axes, cosines, sines);
 }
 
 void ReferenceBackend::do_scatter_rows(Tensor rows, Tensor indices, Tensor out) {

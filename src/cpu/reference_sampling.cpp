@@ -92,11 +92,11 @@ float ReferenceBackend::log_sum_exp(std::span<const float> logits) const {
 }
 
 void ReferenceBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor ids,
-                                 Tensor log_probs) {
+                                 Tensor log_probs, Tensor reported_ids) {
   const auto vocabulary = static_cast<size_t>(logits.size(1));
   for (int64_t i = 0; i < logits.size(0); ++i) {
-    const std::span<float> row(row_of<float>(logits, i), vocabulary);
-    const std::vector<float> given(row.begin(), row.end());
+    const std::span<const float> given(row_of<float>(logits, i), vocabulary);
+    std::vector<float> row(given.begin(), given.end());
     const float temperature = rows.temperature.data<float>()[i];
     const int32_t counts_row = rows.counts_row.data<int32_t>()[i];
     if (counts_row >= 0) {
@@ -117,6 +117,7 @@ void ReferenceBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor
             : draw(row, temperature, rows.top_k.data<int32_t>()[i], rows.top_p.data<float>()[i],
                    rows.min_p.data<float>()[i], rows.uniform.data<float>()[i]);
     ids.data<int32_t>()[i] = id;
+    if (!reported_ids.empty()) reported_ids.data<int32_t>()[i] = id;
     log_probs.data<float>()[i] = given[static_cast<size_t>(id)] - log_sum_exp(given);
   }
 }

@@ -9,6 +9,7 @@
 #include "cuda/cuda_decode.h"
 #include "cuda/cuda_linear.h"
 #include "cuda/graph_cache.h"
+#include "cuda/mark_ring.h"
 #include "cuda/prepare_weights.h"
 #include "cuda/self_test.h"
 #include "cuda/staging_ring.h"
@@ -23,8 +24,10 @@ class CudaBackend final : public Backend {
       : before_(read_memory(card.device)),
         context_(card, options.plain_kernels_only),
         ring_(context_.stream()),
-        graphs_(context_.stream()) {
+        graphs_(context_.stream()),
+        marks_(context_.stream()) {
     if (!options.plain_kernels_only) warnings_ = apply_self_test(*this, context_);
+    use_early_stream();
     if (before_) own_bytes_ = before_->free_bytes - memory().free_bytes;
   }
   ~CudaBackend() override {
@@ -58,6 +61,12 @@ class CudaBackend final : public Backend {
     needs_host();
     ring_.upload(bytes, to.raw());
   }
+  void upload_early(std::span<const std::byte> bytes, Tensor to) override {
+    check(to.is_contiguous() && static_cast<int64_t>(bytes.size()) == to.num_bytes(),
+          "upload_early: the sizes differ");
+    needs_host();
+    ring_.upload_early(bytes, to.raw());
+  }
   void download(Tensor from, std::span<std::byte> bytes) override {
     check(from.is_contiguous() && static_cast<int64_t>(bytes.size()) == from.num_bytes(),
           "download: the sizes differ");
@@ -74,6 +83,15 @@ class CudaBackend final : public Backend {
   void synchronize() override {
     needs_host();
     require(cudaStreamSynchronize(stream()), "waiting for the GPU");
+  }
+  [[nodiscard]] Buffer allocate_shared(int64_t num_bytes, std::string_view name) override;
+  [[nodiscard]] Mark mark() override {
+    needs_host();
+    return marks_.set();
+  }
+  void wait(Mark mark) override {
+    needs_host();
+    marks_.wait(mark);
   }
   void replay(uint64_t key, const std::function<void()>& step) override {
     context_.make_current();
@@ -95,6 +113,8 @@ class CudaBackend final : public Backend {
   void do_gather_rows(Tensor table, Tensor indices, Tensor out) override {
     move_rows(RowMove::gather, table, indices, out);
   }
+  void do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
+                     Tensor sines) override;
   void do_scatter_rows(Tensor rows, Tensor indices, Tensor out) override {
     move_rows(RowMove::scatter, rows, indices, out);
   }
@@ -128,10 +148,14 @@ class CudaBackend final : public Backend {
     Backend::do_linear_gelu(x, weight, kind, out);
   }
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override {
-    norm(x, weight, {}, epsilon, out);
+    norm({.epsilon = epsilon}, x, weight, out);
+  }
+  void do_rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon,
+                        Tensor out) override {
+    norm({.indices = indices.data<int32_t>(), .epsilon = epsilon}, x, weight, out);
   }
   void do_layer_norm(Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor out) override {
-    norm(x, weight, bias, epsilon, out);
+    norm({.bias = bias.data<float>(), .epsilon = epsilon}, x, weight, out);
   }
   void do_silu_mul(Tensor gate_up, Tensor out) override {
     context_.make_current();
@@ -154,7 +178,8 @@ class CudaBackend final : public Backend {
     context_.make_current();
     run_attend_packed(context_, q, k, v, segment_begin, out);
   }
-  void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) override;
+  void do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+                 Tensor reported_ids) override;
   void do_top_log_probs(Tensor logits, Tensor ids, Tensor log_probs) override;
   void do_count_tokens(Tensor ids, Tensor line, Tensor counts) override;
   void do_decoder_layers(const DecoderShape& shape, std::span<const DecoderLayerWeights> layers,
@@ -172,10 +197,20 @@ class CudaBackend final : public Backend {
     if (graphs_.is_recording()) throw NotRecordable{};
     context_.make_current();
   }
+  /// A stream takes its memory when it is first used; what the backend takes is counted before.
+  void use_early_stream() {
+    const uint32_t zero = 0;
+    ring_.upload_early(std::as_bytes(std::span(&zero, 1)),
+                       static_cast<std::byte*>(context_.sampling_workspace()));
+    synchronize();
+  }
   void elementwise(ElementwiseArguments arguments, const Tensor& a, const Tensor& out);
   void move_rows(RowMove move, const Tensor& from, const Tensor& indices, const Tensor& out);
-  void norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
-            const Tensor& out);
+  void norm(NormArguments arguments, const Tensor& x, const Tensor& weight, const Tensor& out);
+  [[nodiscard]] RotaryTableArguments rotary_of(const Tensor& positions,
+                                               const Tensor& inverse_frequencies,
+                                               const Tensor& axes, const Tensor& cosines,
+                                               const Tensor& sines) const;
 
   std::optional<CardMemory> before_;  // read before the context is made
   int64_t own_bytes_ = 0;             // 0: unknown
@@ -183,7 +218,20 @@ class CudaBackend final : public Backend {
   CudaContext context_;
   StagingRing ring_;
   GraphCache graphs_;
+  MarkRing marks_;
+  int64_t shared_bytes_used_ = 0;
 };
+
+// Part of the ring's pinned memory, which lives as long as the backend.
+Buffer CudaBackend::allocate_shared(int64_t num_bytes, std::string_view name) {
+  static_assert(kMaxSharedBytes == StagingRing::kSharedBytes);
+  const int64_t first = shared_bytes_used_;
+  const int64_t rounded = (num_bytes + Arena::kAlignment - 1) / Arena::kAlignment;
+  shared_bytes_used_ += rounded * Arena::kAlignment;
+  check(shared_bytes_used_ <= kMaxSharedBytes,
+        fmt::format("no shared memory is left for {}", name));
+  return {ring_.shared() + first, num_bytes, Device::cuda, [](std::byte*) {}};
+}
 
 void CudaBackend::elementwise(ElementwiseArguments arguments, const Tensor& a, const Tensor& out) {
   context_.make_current();
@@ -207,18 +255,29 @@ void CudaBackend::move_rows(RowMove move, const Tensor& from, const Tensor& indi
           "the kernel that gathers and scatters rows");
 }
 
-void CudaBackend::norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+void CudaBackend::norm(NormArguments arguments, const Tensor& x, const Tensor& weight,
                        const Tensor& out) {
   context_.make_current();
-  require(launch_norm({.x = rows_of(x),
-                       .weight = weight.data<float>(),
-                       .bias = pointer_of<float>(bias),
-                       .epsilon = epsilon,
-                       .out = rows_of(out),
-                       .num_rows = x.num_rows(),
-                       .dim = x.size(-1)},
-                      stream()),
-          "the kernel of the norms");
+  arguments.x = rows_of(x);
+  arguments.weight = weight.data<float>();
+  arguments.out = rows_of(out);
+  arguments.num_rows = out.num_rows();
+  arguments.dim = x.size(-1);
+  require(launch_norm(arguments, stream()), "the kernel of the norms");
+}
+
+void CudaBackend::do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
+                                Tensor sines) {
+  context_.make_current();
+  require(launch_begin_step({.table = rows_of(from.table),
+                             .ids = from.ids.data<int32_t>(),
+                             .chosen = pointer_of<int32_t>(from.chosen),
+                             .hidden = rows_of(hidden),
+                             .dim = hidden.size(1),
+                             .rotary = rotary_of(from.positions, from.inverse_frequencies,
+                                                 from.axes, cosines, sines)},
+                            stream()),
+          "the kernel of begin_step()");
 }
 
 void CudaBackend::do_copy(Tensor from, Tensor to) {
@@ -283,19 +342,25 @@ void CudaBackend::do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& 
           "the kernel of cut_patches()");
 }
 
+RotaryTableArguments CudaBackend::rotary_of(const Tensor& positions,
+                                            const Tensor& inverse_frequencies, const Tensor& axes,
+                                            const Tensor& cosines, const Tensor& sines) const {
+  return {.positions = positions.data<int32_t>(),
+          .axis_stride = positions.row_stride(),
+          .inverse_frequencies = inverse_frequencies.data<float>(),
+          .axes = axes.data<int32_t>(),
+          .cosines = cosines.data<float>(),
+          .sines = sines.data<float>(),
+          .cosine_stride = cosines.row_stride(),
+          .sine_stride = sines.row_stride(),
+          .tokens = cosines.size(0),
+          .half = cosines.size(1)};
+}
+
 void CudaBackend::do_rotary_table(Tensor positions, Tensor inverse_frequencies, Tensor axes,
                                   Tensor cosines, Tensor sines) {
   context_.make_current();
-  require(launch_rotary_table({.positions = positions.data<int32_t>(),
-                               .axis_stride = positions.row_stride(),
-                               .inverse_frequencies = inverse_frequencies.data<float>(),
-                               .axes = axes.data<int32_t>(),
-                               .cosines = cosines.data<float>(),
-                               .sines = sines.data<float>(),
-                               .cosine_stride = cosines.row_stride(),
-                               .sine_stride = sines.row_stride(),
-                               .tokens = cosines.size(0),
-                               .half = cosines.size(1)},
+  require(launch_rotary_table(rotary_of(positions, inverse_frequencies, axes, cosines, sines),
                               stream()),
           "the kernel of rotary_table()");
 }
@@ -325,7 +390,8 @@ void CudaBackend::do_store_kv(Tensor k, Tensor v, Tensor slots, const PagedKv& k
           "the kernel of store_kv()");
 }
 
-void CudaBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs) {
+void CudaBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor ids, Tensor log_probs,
+                            Tensor reported_ids) {
   context_.make_current();
   for (int64_t first = 0; first < logits.size(0); first += kMaxSamplingRows) {
     const int64_t count = std::min(kMaxSamplingRows, logits.size(0) - first);
@@ -351,8 +417,10 @@ void CudaBackend::do_sample(Tensor logits, const SamplingRows& rows, Tensor ids,
         .mask_row = part(rows.mask_row, kInts),
         .allowed = pointer_of<uint32_t>(rows.allowed),
         .allowed_stride = rows.allowed.empty() ? 0 : rows.allowed.row_stride(),
+        .all_greedy = rows.all_greedy,
         .ids = part(ids, kInts),
         .log_probs = part(log_probs, kFloats),
+        .reported_ids = reported_ids.empty() ? nullptr : part(reported_ids, kInts),
         .workspace = context_.sampling_workspace()};
     require(launch_sample(arguments, stream()), "the kernels of sample()");
   }

@@ -47,7 +47,7 @@ CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(
   std::ranges::fill(enabled_, !plain_kernels_only);
   require(cudaSetDevice(card.device), "choosing the card");
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-  sampling_workspace_ = allocate(sampling_workspace_bytes(), "the sampling workspace");
+  sampling_workspace_ = allocate_zeros(sampling_workspace_bytes(), "the sampling workspace");
   decode_workspace_ = allocate_zeros(decode_workspace_bytes(), "the decode workspace");
   gemm_workspace_ = allocate_zeros(
       gemm_workspace_bytes({card.num_multiprocessors, card.shared_bytes_per_multiprocessor}),

@@ -52,7 +52,7 @@ class CudaContext {
   /// False: the plain kernel stands in.
   [[nodiscard]] bool uses(Family family) const { return enabled_[static_cast<size_t>(family)]; }
   void set_enabled(Family family, bool enabled) { enabled_[static_cast<size_t>(family)] = enabled; }
-  /// sampling_workspace_bytes() on the device.
+  /// sampling_workspace_bytes() on the device, its counters zero between launches.
   [[nodiscard]] void* sampling_workspace() const { return sampling_workspace_.data(); }
   /// decode_workspace_bytes() on the device, zeros between steps.
   [[nodiscard]] void* decode_workspace() const { return decode_workspace_.data(); }

@@ -25,8 +25,9 @@ struct Rows {
 // ---- norm.cu ------------------------------------------------------------------------------------
 struct NormArguments {
   Rows x;
-  const float* weight = nullptr;  // [dim]
-  const float* bias = nullptr;    // [dim]; null: RMS norm
+  const int32_t* indices = nullptr;  // [num_rows] rows of x; null: as they stand
+  const float* weight = nullptr;     // [dim]
+  const float* bias = nullptr;       // [dim]; null: RMS norm
   float epsilon = 0;
   Rows out;
   int64_t num_rows = 0;
@@ -123,6 +124,18 @@ struct RotateArguments {
 };
 [[nodiscard]] cudaError_t launch_rotate(const RotateArguments& arguments, cudaStream_t stream);
 
+// ---- step.cu ------------------------------------------------------------------------------------
+struct BeginStepArguments {
+  Rows table;
+  const int32_t* ids = nullptr;     // [tokens]; -1 - i: chosen[i]
+  const int32_t* chosen = nullptr;  // may be null where no id is negative
+  Rows hidden;                      // f32
+  int64_t dim = 0;
+  RotaryTableArguments rotary;
+};
+[[nodiscard]] cudaError_t launch_begin_step(const BeginStepArguments& arguments,
+                                            cudaStream_t stream);
+
 // ---- kv_cache.cu --------------------------------------------------------------------------------
 /// One layer's pages: keys and values [pages, kv_heads, page_tokens, head_dim], contiguous; scales
 /// [pages, kv_heads, page_tokens], with f8 only.
@@ -206,7 +219,7 @@ struct QuantizeArguments {
 
 // ---- sampling.cu --------------------------------------------------------------------------------
 /// Rows of one launch: the workspace has room for so many.
-inline constexpr int64_t kMaxSamplingRows = 256;
+inline constexpr int64_t kMaxSamplingRows = 128;
 [[nodiscard]] int64_t sampling_workspace_bytes();
 
 struct SampleArguments {
@@ -228,9 +241,11 @@ struct SampleArguments {
   const int32_t* mask_row = nullptr;
   const uint32_t* allowed = nullptr;  // [lines, ceil(vocab / 32)]
   int64_t allowed_stride = 0;
+  bool all_greedy = false;
   int32_t* ids = nullptr;  // [rows]
   float* log_probs = nullptr;
-  void* workspace = nullptr;  // sampling_workspace_bytes()
+  int32_t* reported_ids = nullptr;  // may be null
+  void* workspace = nullptr;        // sampling_workspace_bytes(), zeros before the first use
 };
 [[nodiscard]] cudaError_t launch_sample(const SampleArguments& arguments, cudaStream_t stream);
 

@@ -23,13 +23,13 @@ __device__ float block_sum(float x) {
 // once out. x and out may alias.
 template <typename In, typename Out, int kPack, int kPacks, bool kIsLayerNorm>
 __global__ void __launch_bounds__(32 * kRowsPerBlock)
-    normalize_in_warps(DeviceRows<In> x, const float* __restrict__ weight,
-                       const float* __restrict__ bias, float epsilon, DeviceRows<Out> out,
-                       uint32_t num_rows, int dim) {
+    normalize_in_warps(DeviceRows<In> x, const int32_t* __restrict__ indices,
+                       const float* __restrict__ weight, const float* __restrict__ bias,
+                       float epsilon, DeviceRows<Out> out, uint32_t num_rows, int dim) {
   const uint32_t row = blockIdx.x * kRowsPerBlock + threadIdx.x / 32;
   if (row >= num_rows) return;  // whole warps
   const int first = static_cast<int>(threadIdx.x % 32) * kPack;
-  const In* from = x.row(row);
+  const In* from = x.row(indices != nullptr ? static_cast<uint32_t>(indices[row]) : row);
   float values[kPacks][kPack] = {};
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
@@ -75,12 +75,13 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock)
 // One block per row; a thread handles the same packs in every pass, so x and out may alias.
 template <typename In, typename Out, int kPack, bool kIsLayerNorm>
 __global__ void __launch_bounds__(kBlockThreads)
-    normalize_in_blocks(DeviceRows<In> x, const float* __restrict__ weight,
-                        const float* __restrict__ bias, float epsilon, DeviceRows<Out> out,
-                        int dim) {
+    normalize_in_blocks(DeviceRows<In> x, const int32_t* __restrict__ indices,
+                        const float* __restrict__ weight, const float* __restrict__ bias,
+                        float epsilon, DeviceRows<Out> out, int dim) {
   const int first = static_cast<int>(threadIdx.x) * kPack;
   constexpr int kStep = kBlockThreads * kPack;
-  const In* from = x.row(blockIdx.x);
+  const In* from =
+      x.row(indices != nullptr ? static_cast<uint32_t>(indices[blockIdx.x]) : blockIdx.x);
   Out* to = out.row(blockIdx.x);
   float values[kPack];
   float mean = 0;
@@ -113,7 +114,7 @@ template <typename In, typename Out, int kPack, int kPacks, bool kIsLayerNorm>
 void launch_warps(const NormArguments& a, cudaStream_t stream) {
   normalize_in_warps<In, Out, kPack, kPacks, kIsLayerNorm>
       <<<divide_up(a.num_rows, kRowsPerBlock), 32 * kRowsPerBlock, 0, stream>>>(
-          DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
+          DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
           static_cast<uint32_t>(a.num_rows), static_cast<int>(a.dim));
 }
 
@@ -121,7 +122,7 @@ template <typename In, typename Out, int kPack, bool kIsLayerNorm>
 void launch_blocks(const NormArguments& a, cudaStream_t stream) {
   normalize_in_blocks<In, Out, kPack, kIsLayerNorm>
       <<<static_cast<unsigned>(a.num_rows), kBlockThreads, 0, stream>>>(
-          DeviceRows<In>(a.x), a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
+          DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
           static_cast<int>(a.dim));
 }
 

@@ -1,30 +1,52 @@
 // Sampling on the device. summarize_logits reads each row once with many blocks: its softmax sum,
-// and its best token after penalties and mask, which is already the answer at temperature 0.
-// choose_tokens draws the others with one block per row, without sorting the vocabulary.
+// and its best token after penalties and mask, which is the answer at temperature 0; the last block
+// of a row gives it out. choose_tokens draws the others with one block per row, without sorting the
+// vocabulary. With a small top-k it looks at a short list only: of k parts the best tokens are at
+// least as good as the least good of them, so that none below it can be among the k best;
+// gather_best collects the rest with many blocks.
 //
 // Tokens are ordered by falling logit, then by id. With d = (best - logit) / temperature, a token's
 // weight exp(-d) is counted in units of 2^-40, as an integer: sums are then exact and do not depend
 // on the order in which threads add. What top-k, top-p, min-p keep is always a beginning of that
 // order, and the drawn token is the first whose running sum reaches a target. A histogram over d
 // finds the few tokens around such a target; those are sorted in shared memory.
+#include <algorithm>
+
 #include "cuda/elements.cuh"
 
 namespace glimpse::cuda {
 namespace {
 
-constexpr int kParts = 32;  // blocks of a row in summarize_logits
 constexpr int kSummaryThreads = 256;
+constexpr int kSummaryWarps = kSummaryThreads / 32;
+constexpr int kSummaryLoads = 12;  // logits of a thread that are on their way at once
+constexpr int kMaxParts = 56;      // blocks of a row in summarize_logits
 constexpr int kThreads = 1024;
 constexpr int kBins = 2 * kThreads;
 constexpr float kBinsPerUnit = 64.0F;  // of distance; the last bin takes all beyond 31
 constexpr int kListCapacity = kThreads;
 constexpr float kMassUnit = 1099511627776.0F;  // 2^40
 
-struct Summary {
+struct alignas(16) Summary {
   float largest;  // logit as given
   float sum;      // of exp(logit - largest)
   float best;     // after penalties and mask
   int best_id;
+};
+
+using Key =
+    unsigned long long;  // falling_bits() of the logit, then the id: rising in the tokens' order
+constexpr int kMaxBest = kMaxParts * static_cast<int>(sizeof(Summary) / sizeof(Key));
+
+struct SampleWorkspace {
+  union {
+    Summary parts[kMaxSamplingRows][kMaxParts];
+    Key best[kMaxSamplingRows][kMaxBest];  // once the parts were added up
+  };
+  Summary rows[kMaxSamplingRows];
+  float least[kMaxSamplingRows];        // of the logits that may be among the top k
+  unsigned num_best[kMaxSamplingRows];  // of those; more than kMaxBest: some are missing
+  unsigned num_done[kMaxSamplingRows];  // parts of a row; zeros between launches
 };
 
 /// One row's logits, and what changes them before the temperature does.
@@ -83,41 +105,152 @@ __device__ inline Summary combine_warp(Summary mine) {
 
 constexpr int kNoToken = INT32_MAX;
 
-// Grid (kParts, rows): each block summarises one part of a row.
-__global__ void __launch_bounds__(kSummaryThreads)
-    summarize_logits(SampleArguments a, Summary* __restrict__ summaries) {
-  const RowLogits row(a, blockIdx.y);
-  const int part = (row.vocab + kParts - 1) / kParts;
-  const int first = static_cast<int>(blockIdx.x) * part;
-  const int end = min(first + part, row.vocab);
-  Summary mine = {-INFINITY, 0.0F, -INFINITY, kNoToken};
-  for (int id = first + static_cast<int>(threadIdx.x); id < end; id += kSummaryThreads) {
-    const float logit = row.logits[id];
-    const float value = row.penalised(id, logit);
-    if (is_better(value, id, mine.best, mine.best_id)) {
-      mine.best = value;
-      mine.best_id = id;
+/// The summary of no logits.
+__device__ inline Summary nothing() {
+  return {-INFINITY, 0.0F, -INFINITY, kNoToken};
+}
+
+/// Whether the row's token is drawn; its best one is it otherwise.
+__device__ inline bool is_drawn(const SampleArguments& a, int64_t row, const Summary& summary) {
+  return a.temperature[row] > 0 && summary.best > -INFINITY;
+}
+
+/// The chosen token, with the log-probability that the model gave it.
+__device__ inline void give_out(const SampleArguments& a, int64_t row, int id,
+                                const Summary& summary) {
+  a.ids[row] = id;
+  if (a.reported_ids != nullptr) a.reported_ids[row] = id;
+  const float logit = a.logits[row * a.logits_stride + id];
+  a.log_probs[row] = logit - summary.largest - logf(summary.sum);
+}
+
+/// Reads this thread's share of a row, `part` of `num_parts`, kPack neighbours a load and several
+/// loads at once, for visit_loads(first ids, logits); ids outside the row are -1. What is
+/// neighbours in the vocabulary is often likely together, so parts are made of many short pieces.
+template <int kPack, typename VisitLoads>
+__device__ inline void visit_part(const RowLogits& row, int part, int num_parts,
+                                  const VisitLoads& visit_loads) {
+  constexpr int kPacks = kSummaryLoads / kPack;
+  constexpr int kPiece = 32 * kPack;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int num_pieces = (row.vocab + kPiece - 1) / kPiece;
+  const int step = num_parts * kSummaryWarps;
+  for (int first = part + num_parts * warp; first < num_pieces; first += step * kPacks) {
+    int ids[kPacks];
+    float logits[kPacks][kPack];
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      ids[i] = (first + i * step) * kPiece + lane * kPack;
+      const bool is_inside = first + i * step < num_pieces && ids[i] < row.vocab;
+      if (!is_inside) ids[i] = -1;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) logits[i][j] = -INFINITY;
+      if (is_inside) load(row.logits + ids[i], logits[i]);
     }
-    if (logit > mine.largest) {
-      mine.sum *= expf(mine.largest - logit);
-      mine.largest = logit;
-    }
-    if (logit > -INFINITY) mine.sum += expf(logit - mine.largest);
+    visit_loads(ids, logits);
   }
-  __shared__ Summary parts[kSummaryThreads / 32];
+}
+
+template <int kPack>
+__device__ inline Summary summarize_part(const RowLogits& row, int part, int num_parts) {
+  constexpr int kPacks = kSummaryLoads / kPack;
+  Summary mine = nothing();
+  visit_part<kPack>(row, part, num_parts,
+                    [&](const int(&ids)[kPacks], const float(&logits)[kPacks][kPack]) {
+                      float largest = mine.largest;
+#pragma unroll
+                      for (int i = 0; i < kPacks; ++i) {
+                        if (ids[i] < 0) continue;
+#pragma unroll
+                        for (int j = 0; j < kPack; ++j) {
+                          const float value = row.penalised(ids[i] + j, logits[i][j]);
+                          if (is_better(value, ids[i] + j, mine.best, mine.best_id)) {
+                            mine.best = value;
+                            mine.best_id = ids[i] + j;
+                          }
+                          largest = fmaxf(largest, logits[i][j]);
+                        }
+                      }
+                      if (mine.sum > 0) mine.sum *= expf(mine.largest - largest);
+                      mine.largest = largest;
+#pragma unroll
+                      for (int i = 0; i < kPacks; ++i) {
+#pragma unroll
+                        for (int j = 0; j < kPack; ++j) {
+                          if (logits[i][j] > -INFINITY) mine.sum += expf(logits[i][j] - largest);
+                        }
+                      }
+                    });
+  return mine;
+}
+
+/// Whether a short list is made for this row: it cannot be for more tokens than parts.
+__device__ inline bool has_list(const SampleArguments& a, int64_t row, const Summary& summary,
+                                int num_parts) {
+  return is_drawn(a, row, summary) && a.top_k[row] > 0 && a.top_k[row] <= num_parts;
+}
+
+/// The `rank`-th best of the parts' best logits, by one warp.
+__device__ inline float best_of_parts(const Summary* parts, int num_parts, int rank) {
+  float result = INFINITY;
+  for (int i = static_cast<int>(threadIdx.x); i < num_parts; i += 32) {
+    const float mine = __ldcg(&parts[i].best);
+    int num_better = 0;
+    for (int j = 0; j < num_parts; ++j) num_better += __ldcg(&parts[j].best) > mine ? 1 : 0;
+    if (num_better < rank) result = fminf(result, mine);
+  }
+  for (int offset = 16; offset > 0; offset /= 2) {
+    result = fminf(result, __shfl_xor_sync(0xFFFFFFFFU, result, offset));
+  }
+  return result;
+}
+
+// Grid (parts, rows): each block summarises one part of a row; the last one to do so adds the parts
+// up, always in the same order.
+template <int kPack>
+__global__ void __launch_bounds__(kSummaryThreads)
+    summarize_logits(SampleArguments a, SampleWorkspace* work) {
+  const int64_t row = blockIdx.y;
+  const auto num_parts = static_cast<int>(gridDim.x);
+  Summary mine = summarize_part<kPack>(RowLogits(a, row), static_cast<int>(blockIdx.x), num_parts);
+  __shared__ Summary warps[kSummaryWarps];
+  __shared__ bool is_last;
   mine = combine_warp(mine);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = mine;
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = mine;
   __syncthreads();
+  if (threadIdx.x >= 32) return;
+  mine = combine_warp(threadIdx.x < kSummaryWarps ? warps[threadIdx.x] : nothing());
+  if (threadIdx.x == 0) {
+    work->parts[row][blockIdx.x] = mine;
+    __threadfence();
+    is_last = atomicAdd(&work->num_done[row], 1U) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncwarp();
+  if (!is_last) return;
+  mine = nothing();
+  for (unsigned i = threadIdx.x; i < gridDim.x; i += 32) {
+    const float4 other = __ldcg(reinterpret_cast<const float4*>(&work->parts[row][i]));
+    mine = combine(mine, {other.x, other.y, other.z, __float_as_int(other.w)});
+  }
+  mine = combine_warp(mine);
+  const bool makes_list =
+      __shfl_sync(0xFFFFFFFFU, has_list(a, row, mine, num_parts) ? 1 : 0, 0) != 0;
+  if (makes_list) {
+    const float least = best_of_parts(work->parts[row], num_parts, a.top_k[row]);
+    if (threadIdx.x == 0) work->least[row] = least;
+  }
   if (threadIdx.x != 0) return;
-  for (int i = 1; i < kSummaryThreads / 32; ++i) mine = combine(mine, parts[i]);
-  summaries[blockIdx.y * kParts + blockIdx.x] = mine;
+  work->num_done[row] = 0;
+  work->num_best[row] = 0;
+  work->rows[row] = mine;
+  if (!is_drawn(a, row, mine)) give_out(a, row, mine.best_id == kNoToken ? 0 : mine.best_id, mine);
 }
 
 // ---- drawing ------------------------------------------------------------------------------------
 
 using Mass = unsigned long long;
-using Key =
-    unsigned long long;  // falling_bits() of the logit, then the id: rising in the tokens' order
 
 __device__ inline Mass mass_of(float distance) {
   return static_cast<Mass>(expf(-distance) * kMassUnit + 0.5F);
@@ -135,6 +268,32 @@ __device__ inline Key key_of(float value, int id) {
   return Key{falling_bits(value)} << 32 | static_cast<unsigned>(id);
 }
 constexpr Key kAnyId = 0xFFFFFFFFU;
+
+// Grid (parts, rows), as before: collects the logits that may be among the top k, in any order.
+template <int kPack>
+__global__ void __launch_bounds__(kSummaryThreads)
+    gather_best(SampleArguments a, SampleWorkspace* work) {
+  const int64_t row = blockIdx.y;
+  const auto num_parts = static_cast<int>(gridDim.x);
+  if (!has_list(a, row, work->rows[row], num_parts)) return;
+  constexpr int kPacks = kSummaryLoads / kPack;
+  const RowLogits logits_of_row(a, row);
+  const float least = work->least[row];
+  visit_part<kPack>(logits_of_row, static_cast<int>(blockIdx.x), num_parts,
+                    [&](const int(&ids)[kPacks], const float(&logits)[kPacks][kPack]) {
+#pragma unroll
+                      for (int i = 0; i < kPacks; ++i) {
+                        if (ids[i] < 0) continue;
+#pragma unroll
+                        for (int j = 0; j < kPack; ++j) {
+                          const float value = logits_of_row.penalised(ids[i] + j, logits[i][j]);
+                          if (!(value >= least && value > -INFINITY)) continue;
+                          const unsigned place = atomicAdd(&work->num_best[row], 1U);
+                          if (place < kMaxBest) work->best[row][place] = key_of(value, ids[i] + j);
+                        }
+                      }
+                    });
+}
 
 /// Digits of a token's place in the order, coarse to fine. The last level leaves at most
 /// 2^kIdBits tokens.
@@ -283,6 +442,25 @@ __device__ void find_digit(Workspace& work, Mass target) {
   __syncthreads();
 }
 
+/// Sorts the list, by the whole block; behind its tokens stand the largest keys.
+__device__ void sort_list(Workspace& work) {
+  __syncthreads();
+  // Bitonic; thread i holds place i.
+  const unsigned i = threadIdx.x;
+  for (unsigned size = 2; size < 2 * work.list_size && size <= kListCapacity; size *= 2) {
+    for (unsigned step = size / 2; step > 0; step /= 2) {
+      const unsigned partner = i ^ step;
+      const Key mine = work.list[i];
+      const Key other = work.list[partner];
+      __syncthreads();
+      const bool rising = (i & size) == 0;
+      const bool takes_smaller = (i < partner) == rising;
+      work.list[i] = takes_smaller ? min(mine, other) : max(mine, other);
+      __syncthreads();
+    }
+  }
+}
+
 /// Gathers the tokens that `wanted` selects, at most kListCapacity, in their order; the rest of the
 /// list is the largest key.
 template <typename Wanted>
@@ -297,21 +475,7 @@ __device__ void collect(const Draw& draw, const Wanted& wanted) {
     const unsigned place = atomicAdd(&work.list_size, 1U);
     if (place < kListCapacity) work.list[place] = key_of(value, id);
   });
-  __syncthreads();
-  // Bitonic sort; thread i holds place i.
-  const unsigned i = threadIdx.x;
-  for (unsigned size = 2; size <= kListCapacity; size *= 2) {
-    for (unsigned step = size / 2; step > 0; step /= 2) {
-      const unsigned partner = i ^ step;
-      const Key mine = work.list[i];
-      const Key other = work.list[partner];
-      __syncthreads();
-      const bool rising = (i & size) == 0;
-      const bool takes_smaller = (i < partner) == rising;
-      work.list[i] = takes_smaller ? min(mine, other) : max(mine, other);
-      __syncthreads();
-    }
-  }
+  sort_list(work);
 }
 
 /// The first key of the sorted list at which the running sum, `before` included, reaches `target`.
@@ -445,34 +609,33 @@ __device__ int draw_token(const Draw& draw, const Limits& limits) {
   return draw_from_all(draw, limits, num_allowed);
 }
 
-// One block per row.
+/// The drawn token when gather_best found all that may be kept.
+__device__ int draw_from_best(const Draw& draw, const Limits& limits, const Key* best,
+                              unsigned num_best) {
+  draw.work.list[threadIdx.x] = threadIdx.x < num_best ? best[threadIdx.x] : ~Key{0};
+  if (threadIdx.x == 0) draw.work.list_size = num_best;
+  sort_list(draw.work);
+  Limits narrowed = limits;
+  narrowed.top_k = min(limits.top_k, static_cast<Mass>(num_best));
+  return draw_from_list(draw, narrowed);
+}
+
+// One block per row; rows that are not drawn have their token.
 __global__ void __launch_bounds__(kThreads)
-    choose_tokens(SampleArguments a, const Summary* __restrict__ summaries) {
+    choose_tokens(SampleArguments a, const SampleWorkspace* __restrict__ from, int num_parts) {
   __shared__ Workspace work;
-  __shared__ Summary shared_summary;
   const int64_t row = blockIdx.x;
-  if (threadIdx.x < 32) {
-    Summary summary = summaries[row * kParts + threadIdx.x];
-    for (int i = 32; i < kParts; i += 32) {
-      summary = combine(summary, summaries[row * kParts + i + static_cast<int>(threadIdx.x)]);
-    }
-    summary = combine_warp(summary);
-    if (threadIdx.x == 0) shared_summary = summary;
-  }
-  __syncthreads();
-  const Summary summary = shared_summary;
-  const float temperature = a.temperature[row];
-  int id = summary.best_id == kNoToken ? 0 : summary.best_id;
-  if (temperature > 0 && summary.best > -INFINITY) {
-    const Limits limits = {static_cast<Mass>(max(a.top_k[row], 0)), a.top_p[row], a.min_p[row],
-                           a.uniform[row]};
-    id = draw_token(Draw{RowLogits(a, row), summary.best, fminf(1.0F / temperature, 3e38F), work},
-                    limits);
-  }
-  if (threadIdx.x != 0) return;
-  a.ids[row] = id;
-  const float logit = a.logits[row * a.logits_stride + id];
-  a.log_probs[row] = logit - summary.largest - logf(summary.sum);
+  const Summary summary = from->rows[row];
+  if (!is_drawn(a, row, summary)) return;
+  const float inverse_temperature = fminf(1.0F / a.temperature[row], 3e38F);
+  const Limits limits = {static_cast<Mass>(max(a.top_k[row], 0)), a.top_p[row], a.min_p[row],
+                         a.uniform[row]};
+  const Draw draw{RowLogits(a, row), summary.best, inverse_temperature, work};
+  const unsigned num_best = from->num_best[row];
+  const bool is_listed = has_list(a, row, summary, num_parts) && num_best <= kMaxBest;
+  const int id = is_listed ? draw_from_best(draw, limits, from->best[row], num_best)
+                           : draw_token(draw, limits);
+  if (threadIdx.x == 0) give_out(a, row, id, summary);
 }
 
 // ---- the most likely tokens ---------------------------------------------------------------------
@@ -531,17 +694,26 @@ __global__ void __launch_bounds__(128) count_tokens(CountTokensArguments a) {
 }  // namespace
 
 int64_t sampling_workspace_bytes() {
-  return kMaxSamplingRows * kParts * static_cast<int64_t>(sizeof(Summary));
+  return static_cast<int64_t>(sizeof(SampleWorkspace));
 }
 
 cudaError_t launch_sample(const SampleArguments& a, cudaStream_t stream) {
   if (a.rows == 0) return cudaSuccess;
-  if (a.rows > kMaxSamplingRows) return cudaErrorInvalidValue;
+  if (a.rows > kMaxSamplingRows || a.vocab > INT32_MAX / 2) return cudaErrorInvalidValue;
   const auto rows = static_cast<unsigned>(a.rows);
-  auto* summaries = static_cast<Summary*>(a.workspace);
-  summarize_logits<<<dim3(kParts, rows), kSummaryThreads, 0, stream>>>(a, summaries);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  choose_tokens<<<rows, kThreads, 0, stream>>>(a, summaries);
+  constexpr int kLogitsOfBlock = kSummaryThreads * kSummaryLoads;
+  const auto parts = std::min(divide_up(a.vocab, kLogitsOfBlock), unsigned{kMaxParts});
+  auto* work = static_cast<SampleWorkspace*>(a.workspace);
+  const bool packs = a.vocab % 4 == 0 && a.logits_stride % 4 == 0 &&
+                     reinterpret_cast<uintptr_t>(a.logits) % 16 == 0;
+  const dim3 grid(parts, rows);
+  const auto summarize = packs ? summarize_logits<4> : summarize_logits<1>;
+  summarize<<<grid, kSummaryThreads, 0, stream>>>(a, work);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess || a.all_greedy) return error;
+  const auto gather = packs ? gather_best<4> : gather_best<1>;
+  gather<<<grid, kSummaryThreads, 0, stream>>>(a, work);
+  choose_tokens<<<rows, kThreads, 0, stream>>>(a, work, static_cast<int>(parts));
   return cudaGetLastError();
 }
 

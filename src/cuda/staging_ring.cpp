@@ -20,8 +20,9 @@ constexpr int64_t kGrainBytes = 512 << 10;
 
 StagingRing::StagingRing(cudaStream_t stream) : stream_(stream), pool_(fill_threads()) {
   void* memory = nullptr;
-  require(cudaMallocHost(&memory, kSlots * kSlotBytes), "allocating 16 MiB of pinned host memory");
+  require(cudaMallocHost(&memory, kPinnedBytes), "allocating 16 MiB of pinned host memory");
   memory_ = static_cast<std::byte*>(memory);
+  require(cudaStreamCreateWithFlags(&early_stream_, cudaStreamNonBlocking), "making a stream");
   for (size_t i = 0; i < slots_.size(); ++i) {
     slots_[i].memory = memory_ + static_cast<int64_t>(i) * kSlotBytes;
     require(cudaEventCreateWithFlags(&slots_[i].is_free, cudaEventDisableTiming),
@@ -31,6 +32,10 @@ StagingRing::StagingRing(cudaStream_t stream) : stream_(stream), pool_(fill_thre
 
 StagingRing::~StagingRing() {
   cudaStreamSynchronize(stream_);
+  if (early_stream_ != nullptr) {
+    cudaStreamSynchronize(early_stream_);
+    cudaStreamDestroy(early_stream_);
+  }
   for (const Slot& slot : slots_) {
     if (slot.is_free != nullptr) cudaEventDestroy(slot.is_free);
   }
@@ -67,6 +72,20 @@ void StagingRing::upload(std::span<const std::byte> bytes, std::byte* device) {
          [&](int64_t first, int64_t count, std::byte* to) {
            std::memcpy(to, bytes.data() + first, static_cast<size_t>(count));
          });
+}
+
+// A copy in the order of the stream would stand between two steps for 3 to 9 us.
+void StagingRing::upload_early(std::span<const std::byte> bytes, std::byte* device) {
+  for (size_t first = 0; first < bytes.size(); first += kSlotBytes) {
+    const size_t count = std::min(bytes.size() - first, static_cast<size_t>(kSlotBytes));
+    Slot& slot = next_free_slot();
+    std::memcpy(slot.memory, bytes.data() + first, count);
+    require(
+        cudaMemcpyAsync(device + first, slot.memory, count, cudaMemcpyHostToDevice, early_stream_),
+        "copying to the GPU");
+    require(cudaEventRecord(slot.is_free, early_stream_), "recording an event");
+    require(cudaStreamWaitEvent(stream_, slot.is_free, 0), "ordering two streams");
+  }
 }
 
 void StagingRing::download(const std::byte* device, std::span<std::byte> bytes) {

@@ -30,14 +30,17 @@ struct VisualPiece {
 };
 
 struct Batch {
-  std::vector<int32_t> token_ids;                 // [T]; any valid id at visual tokens and padding
+  std::vector<int32_t> token_ids;                 // [T]; any valid id at visual tokens and padding;
+                                                  // -1 - i stands for chosen[i]
   std::array<std::vector<int32_t>, 3> positions;  // time, height, width, each [T]
   std::vector<int32_t> slots;                     // [T] page * kKvPageTokens + offset; -1: padding
   std::vector<int32_t> query_begin;               // [num_sequences + 1]
   std::vector<int32_t> context_length;            // [num_sequences], this step's tokens included
   std::vector<int32_t> page_table;                // [num_sequences, max_pages of the StepLimits]
   std::vector<int32_t> output_rows;               // [num_outputs]: rows whose logits are wanted
+  std::vector<int32_t> sampling;                  // numbers of the sampler's that travel along
   std::vector<VisualPiece> pictures;
+  Tensor chosen;            // [any] i32 on the device: tokens that the host has not seen yet
   int64_t max_queries = 0;  // bound of one sequence's rows
   int64_t max_context = 0;  // bound of context_length
 

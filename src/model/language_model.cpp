@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <utility>
 
 #include "base/check.h"
 #include "model/rotary.h"
@@ -19,8 +20,12 @@ constexpr int64_t kGpuScratchRows = 256;
 int64_t max_input_words(const StepLimits& limits) {
   constexpr int64_t kWordsPerRow = 6;  // token, three positions, slot, row of a visual token
   return kWordsPerRow * limits.max_rows + (limits.max_sequences + 1) +
-         limits.max_sequences * (1 + limits.max_pages) + limits.max_outputs;
+         limits.max_sequences * (1 + limits.max_pages) + limits.max_outputs +
+         limits.max_sampling_words;
 }
+
+// While one step's numbers are read the next one's arrive.
+constexpr int64_t kTurns = 2;
 
 template <typename T>
 std::span<const std::byte> bytes_of_vector(const std::vector<T>& values, size_t count) {
@@ -80,8 +85,7 @@ StepBuffers StepBuffers::carve(const TextConfig& config, Arithmetic arithmetic,
                                const StepLimits& limits, Arena& arena) {
   const int64_t outputs = limits.max_outputs;
   StepBuffers buffers;
-  buffers.inputs = arena.allocate(DType::i32, {max_input_words(limits)});
-  buffers.output_hidden = arena.allocate(DType::f32, {outputs, config.hidden_size});
+  buffers.inputs = arena.allocate(DType::i32, {kTurns, max_input_words(limits)});
   buffers.output_normed =
       arena.allocate(activation_dtype(arithmetic), {outputs, config.hidden_size});
   buffers.logits = arena.allocate(DType::f32, {outputs, config.vocab_size});
@@ -108,26 +112,34 @@ LanguageModel::LanguageModel(Backend& backend, const TextConfig& config,
 
 Tensor LanguageModel::forward(const Batch& batch, std::span<const PagedKv> kv,
                               const LanguageActivations& act, const TraceFunction& trace) {
-  stage(batch);
+  const int64_t words = pack(batch);
+  backend_.upload(packed(words), line_of_inputs(words));
   return run(batch, kv, act, trace);
 }
 
-void LanguageModel::stage(const Batch& batch) {
+Tensor LanguageModel::replay(const Batch& batch, std::span<const PagedKv> kv,
+                             const LanguageActivations& act) {
+  const int64_t words = pack(batch);
+  backend_.upload_early(packed(words), line_of_inputs(words));
+  backend_.replay(static_cast<uint64_t>(batch.num_rows() * kTurns + turn_),
+                  [&] { static_cast<void>(run(batch, kv, act, {})); });
+  return buffers_.logits.slice(0, 0, batch.num_outputs());
+}
+
+// Copies every part behind the one before. Where a part begins follows from the shape of the batch
+// alone.
+int64_t LanguageModel::pack(const Batch& batch) {
   check(batch.num_rows() > 0 && batch.num_rows() <= limits_.max_rows, "a batch has too many rows");
   check(batch.num_sequences() <= limits_.max_sequences, "a batch has too many sequences");
   check(batch.num_outputs() <= limits_.max_outputs, "a batch has too many outputs");
-  inputs_ = pack(batch);
-}
-
-// Copies every part behind the one before, uploads them together, and views them on the device.
-// Where a part begins follows from the shape of the batch alone.
-StepInputs LanguageModel::pack(const Batch& batch) {
+  turn_ = (turn_ + 1) % kTurns;
+  const Tensor line = line_of_inputs(buffers_.inputs.size(1));
   int64_t used = 0;
   const auto add = [&](std::span<const int32_t> values, int64_t expected) {
     check(static_cast<int64_t>(values.size()) == expected,
           "a part of the batch has the wrong size");
     std::copy(values.begin(), values.end(), staging_.begin() + used);
-    const Tensor view = buffers_.inputs.slice(0, used, expected);
+    const Tensor view = line.slice(0, used, expected);
     used += expected;
     return view;
   };
@@ -136,7 +148,7 @@ StepInputs LanguageModel::pack(const Batch& batch) {
   StepInputs inputs;
   inputs.token_ids = add(batch.token_ids, rows);
   for (const auto& axis : batch.positions) inputs.positions = add(axis, rows);
-  inputs.positions = buffers_.inputs.slice(0, used - 3 * rows, 3 * rows).view({3, rows});
+  inputs.positions = line.slice(0, used - 3 * rows, 3 * rows).view({3, rows});
   inputs.slots = add(batch.slots, rows);
   inputs.spans.query_begin = add(batch.query_begin, sequences + 1);
   inputs.spans.context_length = add(batch.context_length, sequences);
@@ -148,14 +160,30 @@ StepInputs LanguageModel::pack(const Batch& batch) {
   for (const VisualPiece& piece : batch.pictures) {
     inputs.visual_rows.push_back(add(piece.rows, piece.tokens.num_tokens()));
   }
-  backend_.upload(bytes_of_vector(staging_, static_cast<size_t>(used)),
-                  buffers_.inputs.slice(0, 0, used));
-  return inputs;
+  const auto sampling_words = static_cast<int64_t>(batch.sampling.size());
+  check(sampling_words <= limits_.max_sampling_words, "a batch has too many sampling numbers");
+  inputs.sampling = add(batch.sampling, sampling_words);
+  inputs_ = std::move(inputs);
+  return used;
 }
 
-// Token embeddings, with those of pictures in their places.
+std::span<const std::byte> LanguageModel::packed(int64_t words) const {
+  return std::as_bytes(std::span(staging_).first(static_cast<size_t>(words)));
+}
+
+Tensor LanguageModel::line_of_inputs(int64_t words) const {
+  return buffers_.inputs.slice(0, turn_, 1).view({buffers_.inputs.size(1)}).slice(0, 0, words);
+}
+
+// Token embeddings, with those of pictures in their places, and the angles.
 void LanguageModel::embed(const Batch& batch, const LanguageActivations& act) {
-  backend_.gather_rows(weights_.embed_tokens, inputs_.token_ids, act.decoder.hidden);
+  backend_.begin_step({.table = weights_.embed_tokens,
+                       .ids = inputs_.token_ids,
+                       .chosen = batch.chosen,
+                       .positions = inputs_.positions,
+                       .inverse_frequencies = buffers_.inverse_frequencies,
+                       .axes = buffers_.rotary_axes},
+                      act.decoder.hidden, act.cosines, act.sines);
   for (size_t i = 0; i < batch.pictures.size(); ++i) {
     backend_.scatter_rows(batch.pictures[i].tokens.embeddings, inputs_.visual_rows[i],
                           act.decoder.hidden);
@@ -167,8 +195,6 @@ Tensor LanguageModel::run(const Batch& batch, std::span<const PagedKv> kv,
   const LanguageActivations act = all_rows.first_rows(batch.num_rows());
   embed(batch, act);
   trace_tensor(trace, "text.inputs_embeds", act.decoder.hidden);
-  backend_.rotary_table(inputs_.positions, buffers_.inverse_frequencies, buffers_.rotary_axes,
-                        act.cosines, act.sines);
 
   std::vector<DeepstackRows> deepstack;
   for (size_t i = 0; i < batch.pictures.size(); ++i) {
@@ -185,10 +211,9 @@ Tensor LanguageModel::run(const Batch& batch, std::span<const PagedKv> kv,
   const int64_t outputs = batch.num_outputs();
   const Tensor logits = buffers_.logits.slice(0, 0, outputs);
   if (outputs == 0) return logits;
-  const Tensor hidden = buffers_.output_hidden.slice(0, 0, outputs);
   const Tensor normed = buffers_.output_normed.slice(0, 0, outputs);
-  backend_.gather_rows(act.decoder.hidden, inputs_.output_rows, hidden);
-  backend_.rms_norm(hidden, weights_.norm, config_.rms_norm_eps, normed);
+  backend_.rms_norm_rows(act.decoder.hidden, inputs_.output_rows, weights_.norm,
+                         config_.rms_norm_eps, normed);
   trace_tensor(trace, "text.norm", normed);
   backend_.linear(normed, weights_.lm_head, logits);
   trace_tensor(trace, "logits", logits);

@@ -1,6 +1,7 @@
 // The decoder: embed tokens, put pictures in their places, run the layers, and give logits of the
 // rows that were asked for. All memory of a step is fixed in size and address before the first one;
-// addresses depend on the shape of the batch alone, so a step can be replayed.
+// addresses depend on the shape of the batch and on whose turn it is alone, so a step can be
+// replayed.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct StepLimits {
   int64_t max_sequences = 0;
   int64_t max_pages = 0;  // of one sequence
   int64_t max_outputs = 0;
+  int64_t max_sampling_words = 0;
 };
 
 /// Activations of a pass over at most `max_rows` rows. A small set for decode steps and a large one
@@ -42,8 +44,7 @@ struct LanguageActivations {
 
 /// What every step reads and writes besides activations.
 struct StepBuffers {
-  Tensor inputs;               // [words] i32: one upload a step, see StepInputs
-  Tensor output_hidden;        // [max_outputs, hidden] f32
+  Tensor inputs;               // [2, words] i32: one upload a step, by turns; see StepInputs
   Tensor output_normed;        // [max_outputs, hidden] activation
   Tensor logits;               // [max_outputs, vocab] f32
   Tensor inverse_frequencies;  // [head_dim / 2] f32
@@ -60,6 +61,7 @@ struct StepInputs {
   Tensor slots;      // [T] i32
   PagedSpans spans;
   Tensor output_rows;               // [num_outputs] i32
+  Tensor sampling;                  // [words] i32
   std::vector<Tensor> visual_rows;  // per picture piece [n] i32
 };
 
@@ -70,27 +72,29 @@ class LanguageModel {
   LanguageModel(Backend& backend, const TextConfig& config, const LanguageWeights& weights,
                 Arithmetic arithmetic, const StepLimits& limits, Arena& arena);
 
-  /// One step: stage() and run(). Returns logits [num_outputs, vocab] f32 on the device, valid
-  /// until the next step. `kv`: one per layer.
+  /// One step. Returns logits [num_outputs, vocab] f32 on the device, valid until the next step.
+  /// `kv`: one per layer. Throws Error(internal) when the batch exceeds the limits.
   Tensor forward(const Batch& batch, std::span<const PagedKv> kv, const LanguageActivations& act,
                  const TraceFunction& trace = {});
+  /// The same for a batch whose shape and bounds follow from its number of rows, without pictures:
+  /// recorded the first two times such a number is met, and replayed from then on. Its numbers go
+  /// up while the step before runs; all steps before that one must be done.
+  Tensor replay(const Batch& batch, std::span<const PagedKv> kv, const LanguageActivations& act);
 
-  /// Uploads the batch's numbers. Throws Error(internal) when it exceeds the limits.
-  void stage(const Batch& batch);
-  /// Issues the operations of the batch staged last; what run inside Backend::replay() recorded may
-  /// be replayed for every later batch of the same shape and bounds without pictures.
-  Tensor run(const Batch& batch, std::span<const PagedKv> kv, const LanguageActivations& act,
-             const TraceFunction& trace = {});
-
-  /// Where run() leaves the logits of a batch with `num_outputs` outputs.
-  [[nodiscard]] Tensor logits(int64_t num_outputs) const {
-    return buffers_.logits.slice(0, 0, num_outputs);
-  }
+  /// Where the `sampling` of the last batch is.
+  [[nodiscard]] const Tensor& sampling() const { return inputs_.sampling; }
   [[nodiscard]] const StepLimits& limits() const { return limits_; }
   [[nodiscard]] const TextConfig& config() const { return config_; }
 
  private:
-  [[nodiscard]] StepInputs pack(const Batch& batch);
+  /// Copies the batch's numbers to the host side of the next turn's inputs, and views them on the
+  /// device. Returns how many words there are.
+  int64_t pack(const Batch& batch);
+  [[nodiscard]] std::span<const std::byte> packed(int64_t words) const;
+  [[nodiscard]] Tensor line_of_inputs(int64_t words) const;
+  /// Issues the operations of the batch packed last.
+  Tensor run(const Batch& batch, std::span<const PagedKv> kv, const LanguageActivations& act,
+             const TraceFunction& trace);
   void embed(const Batch& batch, const LanguageActivations& act);
 
   Backend& backend_;
@@ -98,7 +102,8 @@ class LanguageModel {
   const LanguageWeights& weights_;
   StepLimits limits_;
   StepBuffers buffers_;
-  std::vector<int32_t> staging_;  // the host side of buffers_.inputs
+  std::vector<int32_t> staging_;  // the host side of a line of buffers_.inputs
+  int64_t turn_ = 0;              // the line of the batch packed last
   StepInputs inputs_;
 };
 

@@ -44,6 +44,14 @@ TokenId AnswerWriter::forced_token() const {
   return over ? rules_.think_end : -1;
 }
 
+bool AnswerWriter::goes_on_freely() const {
+  if (num_tokens_ + 1 >= rules_.max_tokens) return false;
+  if (rules_.thinking_budget < 0 || rules_.think_end < 0) return true;
+  const bool may_begin_to_reason = num_tokens_ == 0;
+  if (!is_reasoning_ && !may_begin_to_reason) return true;
+  return num_reasoning_tokens_ + 1 < rules_.thinking_budget;
+}
+
 std::optional<FinishReason> AnswerWriter::push(TokenId token,
                                                std::optional<TokenLogProbs> log_probs,
                                                std::vector<Event>& events) {

@@ -46,6 +46,8 @@ class AnswerWriter {
 
   /// The token that must come next whatever the model says (the end of thinking), or -1.
   [[nodiscard]] TokenId forced_token() const;
+  /// Whatever the next token is, unless it ends the answer, the model chooses the one after it too.
+  [[nodiscard]] bool goes_on_freely() const;
   [[nodiscard]] bool is_reasoning() const { return is_reasoning_; }
   [[nodiscard]] int64_t num_tokens() const { return num_tokens_; }
   [[nodiscard]] int64_t num_reasoning_tokens() const { return num_reasoning_tokens_; }

@@ -1,5 +1,6 @@
 // The heart of the program: one thread, one function. step() asks the scheduler what to compute,
-// computes it, samples a token for every sequence that is due, and hands the tokens out.
+// launches it together with the choice of a token for every sequence that is due, and hands the
+// tokens out; on a GPU while the step after it runs already, which finds the tokens on the device.
 #include "glimpse/engine.h"
 
 #include <algorithm>
@@ -44,6 +45,12 @@ std::chrono::milliseconds stuck_limit(const EngineOptions& options, Device devic
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
 }
 
+bool resolve_launch_ahead(const EngineOptions& options, Device device) {
+  // The CPU computes where it is called: a step ahead would only delay the tokens before it.
+  if (options.launch_ahead == LaunchAhead::automatic) return device != Device::cpu;
+  return options.launch_ahead == LaunchAhead::always;
+}
+
 int choose_picture_threads(int wanted) {
   if (wanted > 0) return wanted;
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 4U));
@@ -62,7 +69,8 @@ Engine::Implementation::Implementation(const EngineOptions& options)
                  {.max_sequences = model_.plan.shape.max_sequences,
                   .max_rows = model_.plan.shape.max_rows()}),
       pacer_(guess_prefill_ms_per_row(model_),
-             model_.backend->device() == Device::cpu ? kLeastRowsAloneCpu : kLeastRowsAloneCuda) {
+             model_.backend->device() == Device::cpu ? kLeastRowsAloneCpu : kLeastRowsAloneCuda),
+      launches_ahead_(resolve_launch_ahead(options_, model_.backend->device())) {
   const MemoryPlan& plan = model_.plan;
   const EngineShape& shape = plan.shape;
   const ModelConfig& config = model_.files.config;
@@ -164,18 +172,25 @@ bool Engine::Implementation::handle_messages(bool has_work) {
 
 bool Engine::Implementation::step() {
   const Clock::time_point begin = Clock::now();
-  const auto num_decoding = std::count_if(scheduler_.running().begin(), scheduler_.running().end(),
-                                          [](const Sequence* s) { return s->is_decoding(); });
-  const StepPlan plan =
-      scheduler_.next_step(pacer_.prefill_rows(num_decoding, model_.plan.shape.prefill_rows));
-  for (const PictureOf& picture : plan.wanted_pixels) want_pixels(picture);
-  if (plan.empty()) {
-    check(scheduler_.is_idle() || num_preparing_ > 0, "the scheduler found nothing to do");
-    return false;
+  if (!in_flight_) {
+    const auto num_decoding =
+        std::count_if(scheduler_.running().begin(), scheduler_.running().end(),
+                      [](const Sequence* s) { return s->is_decoding(); });
+    const StepPlan plan =
+        scheduler_.next_step(pacer_.prefill_rows(num_decoding, model_.plan.shape.prefill_rows));
+    for (const PictureOf& picture : plan.wanted_pixels) want_pixels(picture);
+    if (plan.empty()) {
+      check(scheduler_.is_idle() || num_preparing_ > 0, "the scheduler found nothing to do");
+      return false;
+    }
+    publish_status();  // whoever hears of a step's tokens finds the step's requests running
+    if (plan.begin_vision || plan.continue_vision) run_vision(plan);
+    if (!plan.ranges.empty()) in_flight_ = launch(plan);
   }
-  publish_status();  // whoever hears of a step's tokens finds the step's requests running
-  if (plan.begin_vision || plan.continue_vision) run_vision(plan);
-  if (!plan.ranges.empty()) run_language(plan);
+  if (in_flight_) {
+    std::optional<StepInFlight> next = launch_ahead(*in_flight_);
+    collect(*std::exchange(in_flight_, std::move(next)));
+  }
   ++counters_.steps;
   counters_.longest_step_milliseconds =
       std::max(counters_.longest_step_milliseconds, milliseconds_between(begin, Clock::now()));
@@ -213,49 +228,77 @@ void Engine::Implementation::begin_vision(const PictureOf& picture) {
   ++counters_.pictures;
 }
 
-void Engine::Implementation::run_language(const StepPlan& plan) {
-  const Clock::time_point begin = Clock::now();
-  std::vector<TokenRange> due;  // ranges that end in a token to choose
+StepInFlight Engine::Implementation::launch(const StepPlan& plan) {
+  StepInFlight step{.plan = plan, .begin = Clock::now()};
+  std::vector<TokenRange> due;
   for (const TokenRange& range : plan.ranges) {
     OpenRequest& request = request_of(*range.sequence);
-    end_queueing(request, begin);
-    if (range.samples()) due.push_back(range);
+    end_queueing(request, step.begin);
+    if (range.samples()) {
+      step.due.push_back(step.owners.size());
+      due.push_back(range);
+    }
+    step.owners.push_back(request.id);
   }
-  const Tensor logits = forward(make_batch(plan), plan);
-  const std::vector<SampledToken> tokens = sample(due, logits);
-  model_.backend->synchronize();
+  const std::vector<SamplingRow> rows = sampling_rows(due);
+  const Tensor logits = forward(make_batch(plan, rows), plan);
+  if (rows.empty()) return step;
+  upload_masks(due);
+  step.tokens = sampler_->choose(logits.slice(0, 0, static_cast<int64_t>(rows.size())),
+                                 language_->sampling(), rows);
+  return step;
+}
 
-  const double milliseconds = milliseconds_between(begin, Clock::now());
+std::optional<StepInFlight> Engine::Implementation::launch_ahead(const StepInFlight& current) {
+  if (!launches_ahead_) return std::nullopt;
+  for (const RequestId owner : current.owners) {
+    const OpenRequest* request = find(owner);
+    const bool goes_on = request != nullptr && !request->preparation->constraint &&
+                         request->writer->goes_on_freely();
+    if (!goes_on) return std::nullopt;
+  }
+  const std::optional<StepPlan> plan = scheduler_.plan_ahead(current.plan);
+  if (!plan) return std::nullopt;
+  return launch(*plan);
+}
+
+void Engine::Implementation::collect(const StepInFlight& step) {
+  std::vector<SampledToken> tokens;
+  if (step.due.empty()) {
+    model_.backend->synchronize();
+  } else {
+    tokens = sampler_->read(step.tokens);
+  }
+  const Clock::time_point now = Clock::now();
+  const double milliseconds = milliseconds_between(std::max(step.begin, last_collected_), now);
+  last_collected_ = now;
+  const StepPlan& plan = step.plan;
   pacer_.observe_step(plan.num_decode_rows, plan.num_rows() - plan.num_decode_rows, milliseconds);
-  scheduler_.finish_ranges(plan);
-  for (const TokenRange& range : plan.ranges) {
+
+  std::vector<TokenRange> wanted;
+  for (size_t i = 0; i < plan.ranges.size(); ++i) {
+    if (find(step.owners[i]) != nullptr) wanted.push_back(plan.ranges[i]);
+  }
+  scheduler_.finish_ranges(wanted);
+  for (const TokenRange& range : wanted) {
     OpenRequest& request = request_of(*range.sequence);
     if (!request.first_token) request.timings.prefill += milliseconds;
     drop_dead_pixels(request);
   }
-  for (size_t i = 0; i < due.size(); ++i) take_token(request_of(*due[i].sequence), tokens[i]);
+  for (size_t i = 0; i < step.due.size(); ++i) {
+    if (OpenRequest* request = find(step.owners[step.due[i]])) take_token(*request, tokens[i]);
+  }
 }
 
 Tensor Engine::Implementation::forward(const Batch& batch, const StepPlan& plan) {
-  const bool only_decodes = plan.num_decode_rows == static_cast<int64_t>(plan.ranges.size());
-  if (!only_decodes) return language_->forward(batch, kv_pool_.layers, activations_.prefill);
-  return decode(batch);
+  // The shape of a decode step is its number of rows: see pad_for_replay().
+  return plan.only_decodes() ? language_->replay(batch, kv_pool_.layers, activations_.decode)
+                             : language_->forward(batch, kv_pool_.layers, activations_.prefill);
 }
 
-// The shape of a decode step is its number of rows: see pad_for_replay().
-Tensor Engine::Implementation::decode(const Batch& batch) {
-  language_->stage(batch);
-  model_.backend->replay(static_cast<uint64_t>(batch.num_rows()), [&] {
-    static_cast<void>(language_->run(batch, kv_pool_.layers, activations_.decode));
-  });
-  return language_->logits(batch.num_outputs());
-}
-
-std::vector<SampledToken> Engine::Implementation::sample(std::span<const TokenRange> due,
-                                                         const Tensor& logits) {
-  if (due.empty()) return {};
+std::vector<SamplingRow> Engine::Implementation::sampling_rows(std::span<const TokenRange> ranges) {
   std::vector<SamplingRow> rows;
-  for (const TokenRange& range : due) {
+  for (const TokenRange& range : ranges) {
     const Sequence& sequence = *range.sequence;
     OpenRequest& request = request_of(sequence);
     if (request.sampling.has_penalties() && request.counts_filled_at != sequence.num_preemptions) {
@@ -263,11 +306,25 @@ std::vector<SampledToken> Engine::Implementation::sample(std::span<const TokenRa
       request.counts_filled_at = sequence.num_preemptions;
     }
     rows.push_back({.settings = &request.sampling,
-                    .token_index = sequence.num_tokens() - sequence.num_prompt_tokens,
+                    .token_index = range.first + range.count - sequence.num_prompt_tokens,
                     .line = sequence.line,
-                    .allowed = allowed_tokens(request)});
+                    .has_mask = has_mask(request)});
   }
-  return sampler_->sample(logits.slice(0, 0, static_cast<int64_t>(rows.size())), rows);
+  return rows;
+}
+
+bool Engine::Implementation::has_mask(const OpenRequest& request) {
+  return request.preparation->constraint || request.writer->forced_token() >= 0;
+}
+
+// Masks are computed while the device computes the logits.
+void Engine::Implementation::upload_masks(std::span<const TokenRange> ranges) {
+  std::vector<std::span<const uint32_t>> masks;
+  for (const TokenRange& range : ranges) {
+    OpenRequest& request = request_of(*range.sequence);
+    if (has_mask(request)) masks.push_back(allowed_tokens(request));
+  }
+  sampler_->upload_masks(masks);
 }
 
 // What may come next: all, the one token that must, or what the grammar says. A grammar's own fault

@@ -14,16 +14,17 @@ int64_t bucket_of(int64_t count) {
 
 }  // namespace
 
-Batch Engine::Implementation::make_batch(const StepPlan& plan) {
+Batch Engine::Implementation::make_batch(const StepPlan& plan, std::span<const SamplingRow> rows) {
   Batch batch;
+  batch.sampling = Sampler::pack(rows);
+  batch.chosen = sampler_->chosen();
   batch.query_begin.push_back(0);
   for (const TokenRange& range : plan.ranges) {
     add_pictures(range, batch);  // first: it needs to know where the range's rows begin
     add_range(range, batch);
     if (range.samples()) batch.output_rows.push_back(static_cast<int32_t>(batch.num_rows() - 1));
   }
-  const bool only_decodes = plan.num_decode_rows == static_cast<int64_t>(plan.ranges.size());
-  if (only_decodes && model_.backend->device() != Device::cpu) {
+  if (plan.only_decodes() && model_.backend->device() != Device::cpu) {
     pad_for_replay(bucket_of(batch.num_rows()), batch);
   }
   return batch;
@@ -34,7 +35,10 @@ void Engine::Implementation::add_range(const TokenRange& range, Batch& batch) {
   const SequencePositions& prompt = request_of(sequence).prompt().positions;
   const int64_t end = range.first + range.count;
   for (int64_t i = range.first; i < end; ++i) {
-    batch.token_ids.push_back(sequence.tokens[static_cast<size_t>(i)]);
+    // A token that nobody has seen yet is the one chosen for the same row of the step before.
+    const bool is_known = i < sequence.num_tokens();
+    batch.token_ids.push_back(is_known ? sequence.tokens[static_cast<size_t>(i)]
+                                       : static_cast<TokenId>(-1 - batch.num_rows()));
     for (size_t axis = 0; axis < prompt.axes.size(); ++axis) {
       // The answer goes on behind the largest position of the prompt, on all axes alike.
       const int64_t position = i < sequence.num_prompt_tokens
@@ -91,13 +95,20 @@ void Engine::Implementation::warm_up() {
   const WatchedStep watched(watchdog_ ? &*watchdog_ : nullptr);
   const int64_t most = model_.plan.shape.max_sequences;
   const RowSampling greedy{};
+  const RowSampling drawn{.temperature = 1, .top_k = 20};
   for (int64_t rows = 1;; rows = std::min(2 * rows, most)) {
-    Batch batch;
-    batch.query_begin.push_back(0);
-    pad_for_replay(rows, batch);
-    const Tensor logits = decode(batch);
-    const std::vector<SamplingRow> settings(static_cast<size_t>(rows), {.settings = &greedy});
-    static_cast<void>(sampler_->sample(logits, settings));
+    std::vector<ChosenTokens> in_flight;
+    for (const RowSampling* how : {&greedy, &drawn}) {
+      const std::vector<SamplingRow> settings(static_cast<size_t>(rows), {.settings = how});
+      Batch batch;
+      batch.query_begin.push_back(0);
+      batch.sampling = Sampler::pack(settings);
+      batch.chosen = sampler_->chosen();
+      pad_for_replay(rows, batch);
+      const Tensor logits = language_->replay(batch, kv_pool_.layers, activations_.decode);
+      in_flight.push_back(sampler_->choose(logits, language_->sampling(), settings));
+    }
+    for (const ChosenTokens& step : in_flight) static_cast<void>(sampler_->read(step));
     if (rows == most) break;
   }
   model_.backend->synchronize();

@@ -30,6 +30,15 @@
 
 namespace glimpse {
 
+/// A step that was launched. Requests may end before it does: nobody wants their part then.
+struct StepInFlight {
+  StepPlan plan;
+  std::vector<RequestId> owners;  // of the plan's ranges
+  std::vector<size_t> due;        // ranges that end in a token to choose
+  ChosenTokens tokens;            // theirs
+  Clock::time_point begin;
+};
+
 class Engine::Implementation {
  public:
   explicit Implementation(const EngineOptions& options);
@@ -48,21 +57,26 @@ class Engine::Implementation {
   void run();
   /// Runs the messages of the inbox, waiting for one when `has_work` is false. False: stop.
   bool handle_messages(bool has_work);
-  /// Computes one step. False when there was nothing to compute.
+  /// Plans a step unless one is under way, launches it, and the one after it where that is certain,
+  /// and collects the first one's tokens. False when there was nothing to compute.
   bool step();
   void run_vision(const StepPlan& plan);
   void begin_vision(const PictureOf& picture);
-  void run_language(const StepPlan& plan);
+  [[nodiscard]] StepInFlight launch(const StepPlan& plan);
+  /// The step after `current`, begun before anybody has seen the tokens of `current`. Empty where
+  /// it is not certain what it will be.
+  [[nodiscard]] std::optional<StepInFlight> launch_ahead(const StepInFlight& current);
+  /// Waits for a step and gives its tokens to the requests that are still open.
+  void collect(const StepInFlight& step);
   [[nodiscard]] Tensor forward(const Batch& batch, const StepPlan& plan);
-  [[nodiscard]] Tensor decode(const Batch& batch);
-  /// A token for each of these ranges, in their order.
-  [[nodiscard]] std::vector<SampledToken> sample(std::span<const TokenRange> due,
-                                                 const Tensor& logits);
+  [[nodiscard]] std::vector<SamplingRow> sampling_rows(std::span<const TokenRange> ranges);
+  [[nodiscard]] static bool has_mask(const OpenRequest& request);
+  void upload_masks(std::span<const TokenRange> ranges);
   [[nodiscard]] std::span<const uint32_t> allowed_tokens(OpenRequest& request);
   void drop_dead_pixels(OpenRequest& request);
 
   // ---- from plan to batch (engine_batch.cpp) ------------------------------------------------
-  [[nodiscard]] Batch make_batch(const StepPlan& plan);
+  [[nodiscard]] Batch make_batch(const StepPlan& plan, std::span<const SamplingRow> rows);
   void add_range(const TokenRange& range, Batch& batch);
   void add_pictures(const TokenRange& range, Batch& batch);
   /// Fills a decode batch up to a shape that many steps share, so that few are recorded.
@@ -120,6 +134,9 @@ class Engine::Implementation {
   std::map<RequestId, std::unique_ptr<OpenRequest>> requests_;
   std::deque<std::pair<RequestId, std::shared_ptr<Preparation>>> to_prepare_;
   int num_preparing_ = 0;
+  bool launches_ahead_ = false;
+  std::optional<StepInFlight> in_flight_;
+  Clock::time_point last_collected_;
   std::optional<RequestId> encoding_for_;  // whose picture is in the vision tower
   int64_t encoding_patches_ = 0;
   TokenId think_begin_ = -1;

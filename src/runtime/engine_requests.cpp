@@ -288,6 +288,7 @@ void Engine::Implementation::fail(OpenRequest& request, const Error& error) {
 
 void Engine::Implementation::fail_all(const Error& error) {
   if (vision_ && vision_->is_busy()) vision_->abandon();
+  in_flight_.reset();
   while (!requests_.empty()) fail(*requests_.begin()->second, error);
 }
 

@@ -135,8 +135,10 @@ int64_t measured(Device device, const Carve& carve) {
 
 // cudaMalloc hands out whole pieces of this size.
 constexpr int64_t kDevicePieceBytes = int64_t{2} << 20;
-// What the driver takes for one recorded decode step, at most; in such pieces too.
+// What the driver takes for the recorded decode steps of one size, at most, and once for steps that
+// are launched while another one runs; in such pieces too.
 constexpr int64_t kRecordedStepBytes = int64_t{1} << 20;
+constexpr int64_t kStepsInFlightBytes = int64_t{2} << 20;
 // cuda/staging_ring.h, pinned in host memory.
 constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
@@ -147,9 +149,9 @@ int64_t allocated(Device device, int64_t bytes) {
 
 // Decode steps of 1, 2, 4, ... rows up to max_sequences are recorded at start.
 int64_t recorded_steps_bytes(const EngineShape& shape) {
-  int64_t steps = 1;
-  for (int rows = 1; rows < shape.max_sequences; rows *= 2) ++steps;
-  return steps * kRecordedStepBytes;
+  int64_t sizes = 1;
+  for (int rows = 1; rows < shape.max_sequences; rows *= 2) ++sizes;
+  return kStepsInFlightBytes + sizes * kRecordedStepBytes;
 }
 
 StepActivations carve_activations(const PlanInputs& inputs, const EngineShape& shape,
@@ -242,7 +244,8 @@ StepLimits EngineShape::step_limits() const {
   return {.max_rows = max_rows(),
           .max_sequences = max_sequences,
           .max_pages = pages_of(context),
-          .max_outputs = max_sequences};
+          .max_outputs = max_sequences,
+          .max_sampling_words = Sampler::num_words(max_sequences)};
 }
 
 int64_t MemoryPlan::total_bytes() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <string>
 
 #include "base/check.h"
 #include "runtime/random.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr uint16_t kInPrompt = 0x8000;
 constexpr uint16_t kMaxCount = 0x7FFF;
 constexpr int64_t kNumColumns = 10;
+constexpr std::string_view kReportsName = "the chosen tokens";
 
 int64_t words_of_mask(int64_t vocab_size) {
   return (vocab_size + 31) / 32;
@@ -26,30 +28,38 @@ Tensor front(const Tensor& buffer, int64_t first, DType dtype,
   return view;
 }
 
-template <typename T>
-std::vector<T> downloaded(Backend& backend, const Tensor& from) {
-  std::vector<T> values(static_cast<size_t>(from.num_elements()));
-  backend.download(from, std::as_writable_bytes(std::span(values)));
-  return values;
-}
-
 }  // namespace
 
 SamplerBuffers SamplerBuffers::carve(int64_t vocab_size, int64_t max_rows, Arena& arena) {
   SamplerBuffers buffers;
-  buffers.columns = arena.allocate(DType::i32, {kNumColumns * max_rows});
   buffers.token_counts = arena.allocate(DType::u16, {max_rows, vocab_size});
   buffers.allowed = arena.allocate(DType::u32, {max_rows, words_of_mask(vocab_size)});
-  buffers.chosen = arena.allocate(DType::i32, {2 * max_rows});
-  buffers.top_ids = arena.allocate(DType::i32, {max_rows * kMaxTopLogProbs});
-  buffers.top_log_probs = arena.allocate(DType::f32, {max_rows * kMaxTopLogProbs});
+  buffers.chosen = arena.allocate(DType::i32, {max_rows});
   return buffers;
+}
+
+SamplerReport SamplerReport::carve(int64_t max_rows, Arena& arena) {
+  SamplerReport report;
+  report.ids = arena.allocate(DType::i32, {max_rows});
+  report.log_probs = arena.allocate(DType::f32, {max_rows});
+  report.top_ids = arena.allocate(DType::i32, {max_rows * kMaxTopLogProbs});
+  report.top_log_probs = arena.allocate(DType::f32, {max_rows * kMaxTopLogProbs});
+  return report;
 }
 
 Sampler::Sampler(Backend& backend, int64_t vocab_size, int64_t max_rows, Arena& arena)
     : backend_(backend),
       vocab_size_(vocab_size),
-      buffers_(SamplerBuffers::carve(vocab_size, max_rows, arena)) {}
+      buffers_(SamplerBuffers::carve(vocab_size, max_rows, arena)) {
+  const auto carve_reports = [&](Arena& shared) {
+    for (SamplerReport& report : reports_) report = SamplerReport::carve(max_rows, shared);
+  };
+  Arena measuring = Arena::measuring(backend.device());
+  carve_reports(measuring);
+  shared_.emplace(backend.allocate_shared(measuring.peak_bytes(), kReportsName),
+                  std::string(kReportsName));
+  carve_reports(*shared_);
+}
 
 void Sampler::start_line(int line, std::span<const TokenId> tokens, int64_t num_prompt_tokens) {
   std::vector<uint16_t> counts(static_cast<size_t>(vocab_size_));
@@ -64,95 +74,113 @@ void Sampler::start_line(int line, std::span<const TokenId> tokens, int64_t num_
   backend_.upload(std::as_bytes(std::span(counts)), buffers_.token_counts.slice(0, line, 1));
 }
 
-// All columns go up in one copy; which columns there are and where follows from the number of rows.
-SamplingRows Sampler::upload_rows(std::span<const SamplingRow> rows) {
-  const auto count = static_cast<int64_t>(rows.size());
-  staging_.clear();
-  mask_staging_.clear();
-  const auto add_column = [&](DType dtype, const auto& value_of) {
-    const auto first = static_cast<int64_t>(staging_.size());
-    for (const SamplingRow& row : rows) {
-      staging_.push_back(std::bit_cast<int32_t>(value_of(row)));
-    }
-    return front(buffers_.columns, first, dtype, {count});
+int64_t Sampler::num_words(int64_t rows) {
+  return kNumColumns * rows;
+}
+
+// Which columns there are and where follows from the number of rows.
+std::vector<int32_t> Sampler::pack(std::span<const SamplingRow> rows) {
+  std::vector<int32_t> words;
+  const auto add_column = [&](const auto& value_of) {
+    for (const SamplingRow& row : rows) words.push_back(std::bit_cast<int32_t>(value_of(row)));
   };
-  SamplingRows result;
-  result.temperature =
-      add_column(DType::f32, [](const SamplingRow& row) { return row.settings->temperature; });
-  result.top_k = add_column(DType::i32, [](const SamplingRow& row) { return row.settings->top_k; });
-  result.top_p = add_column(DType::f32, [](const SamplingRow& row) { return row.settings->top_p; });
-  result.min_p = add_column(DType::f32, [](const SamplingRow& row) { return row.settings->min_p; });
-  result.uniform = add_column(DType::f32, [](const SamplingRow& row) {
+  add_column([](const SamplingRow& row) { return row.settings->temperature; });
+  add_column([](const SamplingRow& row) { return row.settings->top_k; });
+  add_column([](const SamplingRow& row) { return row.settings->top_p; });
+  add_column([](const SamplingRow& row) { return row.settings->min_p; });
+  add_column([](const SamplingRow& row) {
     return uniform_draw(row.settings->seed, static_cast<uint64_t>(row.token_index));
   });
-  result.repetition_penalty = add_column(
-      DType::f32, [](const SamplingRow& row) { return row.settings->repetition_penalty; });
-  result.presence_penalty =
-      add_column(DType::f32, [](const SamplingRow& row) { return row.settings->presence_penalty; });
-  result.frequency_penalty = add_column(
-      DType::f32, [](const SamplingRow& row) { return row.settings->frequency_penalty; });
-  result.counts_row = add_column(DType::i32, [](const SamplingRow& row) {
-    return row.settings->has_penalties() ? row.line : -1;
-  });
+  add_column([](const SamplingRow& row) { return row.settings->repetition_penalty; });
+  add_column([](const SamplingRow& row) { return row.settings->presence_penalty; });
+  add_column([](const SamplingRow& row) { return row.settings->frequency_penalty; });
+  add_column([](const SamplingRow& row) { return row.settings->has_penalties() ? row.line : -1; });
   int32_t num_masks = 0;
-  result.mask_row = add_column(
-      DType::i32, [&](const SamplingRow& row) { return row.allowed.empty() ? -1 : num_masks++; });
-  result.token_counts = buffers_.token_counts;
-  result.allowed = buffers_.allowed;
-  backend_.upload(std::as_bytes(std::span(staging_)),
-                  front(buffers_.columns, 0, DType::i32, {kNumColumns * count}));
-  if (num_masks == 0) return result;
-  for (const SamplingRow& row : rows) {
-    mask_staging_.insert(mask_staging_.end(), row.allowed.begin(), row.allowed.end());
-  }
-  const int64_t words = words_of_mask(vocab_size_);
-  check(static_cast<int64_t>(mask_staging_.size()) == num_masks * words,
-        "a mask has the wrong size");
-  backend_.upload(std::as_bytes(std::span(mask_staging_)), buffers_.allowed.slice(0, 0, num_masks));
-  return result;
+  add_column([&](const SamplingRow& row) { return row.has_mask ? num_masks++ : -1; });
+  return words;
 }
 
-std::vector<SampledToken> Sampler::sample(const Tensor& logits, std::span<const SamplingRow> rows) {
+SamplingRows Sampler::columns_of(const Tensor& packed, std::span<const SamplingRow> rows) const {
   const auto count = static_cast<int64_t>(rows.size());
-  std::vector<SampledToken> sampled(rows.size());
-  const SamplingRows settings = upload_rows(rows);
-  download_top(logits, rows, sampled);  // first: sampling overwrites the logits
-  const Tensor ids = front(buffers_.chosen, 0, DType::i32, {count});
-  const Tensor log_probs = front(buffers_.chosen, count, DType::f32, {count});
-  backend_.sample(logits, settings, ids, log_probs);
-  const bool counts_tokens = std::any_of(rows.begin(), rows.end(), [](const SamplingRow& row) {
-    return row.settings->has_penalties();
+  int64_t first = 0;
+  const auto next = [&](DType dtype) {
+    const Tensor column = front(packed, first, dtype, {count});
+    first += count;
+    return column;
+  };
+  SamplingRows columns;
+  columns.temperature = next(DType::f32);
+  columns.top_k = next(DType::i32);
+  columns.top_p = next(DType::f32);
+  columns.min_p = next(DType::f32);
+  columns.uniform = next(DType::f32);
+  columns.repetition_penalty = next(DType::f32);
+  columns.presence_penalty = next(DType::f32);
+  columns.frequency_penalty = next(DType::f32);
+  columns.counts_row = next(DType::i32);
+  columns.mask_row = next(DType::i32);
+  columns.token_counts = buffers_.token_counts;
+  columns.allowed = buffers_.allowed;
+  columns.all_greedy = std::all_of(rows.begin(), rows.end(), [](const SamplingRow& row) {
+    return row.settings->temperature <= 0;
   });
-  if (counts_tokens) backend_.count_tokens(ids, settings.counts_row, buffers_.token_counts);
-
-  // Both come down in one copy: a small one costs a trip to the GPU, not its bytes.
-  const auto chosen =
-      downloaded<int32_t>(backend_, front(buffers_.chosen, 0, DType::i32, {2 * count}));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    sampled[i].chosen = {chosen[i], std::bit_cast<float>(chosen[rows.size() + i])};
-  }
-  return sampled;
+  return columns;
 }
 
-void Sampler::download_top(const Tensor& logits, std::span<const SamplingRow> rows,
-                           std::vector<SampledToken>& sampled) {
-  int64_t most = 0;
-  for (const SamplingRow& row : rows) most = std::max<int64_t>(most, row.settings->logprobs);
-  most = std::min(most, vocab_size_);
-  if (most == 0) return;
+void Sampler::upload_masks(std::span<const std::span<const uint32_t>> masks) {
+  if (masks.empty()) return;
+  const auto words = static_cast<size_t>(words_of_mask(vocab_size_));
+  mask_staging_.clear();
+  for (const std::span<const uint32_t> mask : masks) {
+    check(mask.empty() || mask.size() == words, "a mask has the wrong size");
+    mask_staging_.insert(mask_staging_.end(), mask.begin(), mask.end());
+    if (mask.empty()) mask_staging_.insert(mask_staging_.end(), words, ~uint32_t{0});
+  }
+  backend_.upload(std::as_bytes(std::span(mask_staging_)),
+                  buffers_.allowed.slice(0, 0, static_cast<int64_t>(masks.size())));
+}
+
+ChosenTokens Sampler::choose(const Tensor& logits, const Tensor& packed,
+                             std::span<const SamplingRow> rows) {
   const auto count = static_cast<int64_t>(rows.size());
-  const Tensor ids = front(buffers_.top_ids, 0, DType::i32, {count, most});
-  const Tensor log_probs = front(buffers_.top_log_probs, 0, DType::f32, {count, most});
-  backend_.top_log_probs(logits, ids, log_probs);
-  const auto tokens = downloaded<int32_t>(backend_, ids);
-  const auto chances = downloaded<float>(backend_, log_probs);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t wanted = std::min<int64_t>(rows[i].settings->logprobs, most);
-    for (int64_t j = 0; j < wanted; ++j) {
-      const auto at = i * static_cast<size_t>(most) + static_cast<size_t>(j);
-      sampled[i].top.push_back({tokens[at], chances[at]});
+  turn_ = (turn_ + 1) % kTurns;
+  const SamplerReport& report = reports_[turn_];
+  const SamplingRows columns = columns_of(packed, rows);
+  const Tensor ids = buffers_.chosen.slice(0, 0, count);
+  backend_.sample(logits, columns, ids, report.log_probs.slice(0, 0, count),
+                  report.ids.slice(0, 0, count));
+  ChosenTokens chosen{.turn = turn_};
+  bool counts_tokens = false;
+  for (const SamplingRow& row : rows) {
+    counts_tokens |= row.settings->has_penalties();
+    const int64_t wanted = std::clamp<int64_t>(row.settings->logprobs, 0, vocab_size_);
+    chosen.num_top.push_back(static_cast<int>(wanted));
+    chosen.most_top = std::max(chosen.most_top, wanted);
+  }
+  if (counts_tokens) backend_.count_tokens(ids, columns.counts_row, buffers_.token_counts);
+  if (chosen.most_top > 0) {
+    backend_.top_log_probs(logits, front(report.top_ids, 0, DType::i32, {count, chosen.most_top}),
+                           front(report.top_log_probs, 0, DType::f32, {count, chosen.most_top}));
+  }
+  chosen.done = backend_.mark();
+  return chosen;
+}
+
+std::vector<SampledToken> Sampler::read(const ChosenTokens& chosen) {
+  backend_.wait(chosen.done);
+  const SamplerReport& report = reports_[chosen.turn];
+  const auto chance = [](const Tensor& ids, const Tensor& log_probs, size_t at) {
+    return TokenChance{ids.data<int32_t>()[at], log_probs.data<float>()[at]};
+  };
+  std::vector<SampledToken> tokens(chosen.num_top.size());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i].chosen = chance(report.ids, report.log_probs, i);
+    const size_t first = i * static_cast<size_t>(chosen.most_top);
+    for (size_t j = 0; j < static_cast<size_t>(chosen.num_top[i]); ++j) {
+      tokens[i].top.push_back(chance(report.top_ids, report.top_log_probs, first + j));
     }
   }
+  return tokens;
 }
 
 }  // namespace glimpse

@@ -1,8 +1,12 @@
 // From logits to tokens for all rows of a step at once, on the device: this class keeps the fixed
-// device tables that Backend::sample() reads and fills them from each request's settings.
+// tables that Backend::sample() reads and writes and fills them from each request's settings. The
+// tokens come back through memory that the device writes itself: a copy of a few bytes would hold
+// up the next step for 10 us.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -34,9 +38,9 @@ struct RowSampling {
 /// One row of logits.
 struct SamplingRow {
   const RowSampling* settings = nullptr;
-  int64_t token_index = 0;            // of the token to choose, counted from the answer's first
-  int line = 0;                       // the sequence's line in the table of counts
-  std::span<const uint32_t> allowed;  // [ceil(vocab / 32)] bits; empty: everything is allowed
+  int64_t token_index = 0;  // of the token to choose, counted from the answer's first
+  int line = 0;             // the sequence's line in the table of counts
+  bool has_mask = false;
 };
 
 struct TokenChance {
@@ -49,39 +53,67 @@ struct SampledToken {
   std::vector<TokenChance> top;  // as many as the row asked for, best first
 };
 
+/// Tokens that are being chosen; the sampler remembers two such steps.
+struct ChosenTokens {
+  Backend::Mark done = 0;
+  size_t turn = 0;
+  int64_t most_top = 0;      // alternatives of each row
+  std::vector<int> num_top;  // of each row, those that it asked for
+};
+
 /// Device memory of a sampler.
 struct SamplerBuffers {
-  Tensor columns;        // [columns * rows] i32: the columns of SamplingRows one after another
-  Tensor token_counts;   // [lines, vocab] u16
-  Tensor allowed;        // [rows, ceil(vocab / 32)] u32
-  Tensor chosen;         // [2 * rows] i32: ids, then the bits of their log-probabilities
-  Tensor top_ids;        // [rows * kMaxTopLogProbs] i32
-  Tensor top_log_probs;  // [rows * kMaxTopLogProbs] f32
+  Tensor token_counts;  // [lines, vocab] u16
+  Tensor allowed;       // [rows, ceil(vocab / 32)] u32
+  Tensor chosen;        // [rows] i32
 
   [[nodiscard]] static SamplerBuffers carve(int64_t vocab_size, int64_t max_rows, Arena& arena);
 };
 
-/// Runs on the engine's thread.
+/// What the host reads of a step, in memory that it shares with the device.
+struct SamplerReport {
+  Tensor ids;            // [rows] i32
+  Tensor log_probs;      // [rows] f32
+  Tensor top_ids;        // [rows * kMaxTopLogProbs] i32
+  Tensor top_log_probs;  // [rows * kMaxTopLogProbs] f32
+
+  [[nodiscard]] static SamplerReport carve(int64_t max_rows, Arena& arena);
+};
+
+/// Runs on the engine's thread. A step's numbers travel with its batch: pack(), then choose() with
+/// where they arrived, then read(), until which one more step may be chosen.
 class Sampler {
  public:
   /// Takes its tables from `arena`.
   Sampler(Backend& backend, int64_t vocab_size, int64_t max_rows, Arena& arena);
 
+  /// Words of pack() for so many rows.
+  [[nodiscard]] static int64_t num_words(int64_t rows);
+  [[nodiscard]] static std::vector<int32_t> pack(std::span<const SamplingRow> rows);
   /// A sequence with penalties takes a line: tokens before `num_prompt_tokens` count as prompt.
   void start_line(int line, std::span<const TokenId> tokens, int64_t num_prompt_tokens);
-  /// Chooses one token per row of `logits` [rows, vocab], which are overwritten.
-  [[nodiscard]] std::vector<SampledToken> sample(const Tensor& logits,
-                                                 std::span<const SamplingRow> rows);
+  /// The masks of the rows that have one, [ceil(vocab / 32)] bits each; empty: all are allowed.
+  void upload_masks(std::span<const std::span<const uint32_t>> masks);
+  /// Begins to choose one token per row of `logits` [rows, vocab].
+  [[nodiscard]] ChosenTokens choose(const Tensor& logits, const Tensor& packed,
+                                    std::span<const SamplingRow> rows);
+  /// Waits for them.
+  [[nodiscard]] std::vector<SampledToken> read(const ChosenTokens& chosen);
+  /// The ids of the last choose(), on the device.
+  [[nodiscard]] const Tensor& chosen() const { return buffers_.chosen; }
 
  private:
-  [[nodiscard]] SamplingRows upload_rows(std::span<const SamplingRow> rows);
-  void download_top(const Tensor& logits, std::span<const SamplingRow> rows,
-                    std::vector<SampledToken>& sampled);
+  static constexpr size_t kTurns = 2;
+
+  [[nodiscard]] SamplingRows columns_of(const Tensor& packed,
+                                        std::span<const SamplingRow> rows) const;
 
   Backend& backend_;
   int64_t vocab_size_;
   SamplerBuffers buffers_;
-  std::vector<int32_t> staging_;
+  std::optional<Arena> shared_;
+  std::array<SamplerReport, kTurns> reports_;
+  size_t turn_ = 0;
   std::vector<uint32_t> mask_staging_;
 };
 

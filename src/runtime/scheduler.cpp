@@ -80,6 +80,27 @@ StepPlan Scheduler::next_step(int64_t prefill_rows) {
   return plan;
 }
 
+std::optional<StepPlan> Scheduler::plan_ahead(const StepPlan& current) {
+  const bool nobody_joins =
+      waiting_.empty() || static_cast<int>(running_.size()) == limits_.max_sequences;
+  const bool all_decode = current.only_decodes() && running_.size() == current.ranges.size();
+  if (!nobody_joins || !all_decode || running_.empty() || encoding_ != nullptr) {
+    return std::nullopt;
+  }
+  StepPlan plan;
+  int64_t new_pages = 0;
+  for (const TokenRange& range : current.ranges) {
+    plan.ranges.push_back({range.sequence, range.first + 1, 1});
+    new_pages += pages_of(range.first + 2) - static_cast<int64_t>(range.sequence->pages.size());
+  }
+  if (kv_.num_available() < new_pages) return std::nullopt;
+  for (const TokenRange& range : plan.ranges) {
+    static_cast<void>(take_pages(*range.sequence, range.first + 1, plan));
+  }
+  plan.num_decode_rows = static_cast<int64_t>(plan.ranges.size());
+  return plan;
+}
+
 void Scheduler::admit() {
   while (!waiting_.empty() && static_cast<int>(running_.size()) < limits_.max_sequences) {
     Sequence& first = *waiting_.front();
@@ -216,8 +237,8 @@ int64_t Scheduler::take_pages(Sequence& sequence, int64_t num_tokens, StepPlan& 
   return std::min(num_tokens, static_cast<int64_t>(sequence.pages.size()) * kKvPageTokens);
 }
 
-void Scheduler::finish_ranges(const StepPlan& plan) {
-  for (const TokenRange& range : plan.ranges) {
+void Scheduler::finish_ranges(std::span<const TokenRange> ranges) {
+  for (const TokenRange& range : ranges) {
     Sequence& sequence = *range.sequence;
     sequence.num_computed = range.first + range.count;
     extend_page_keys(sequence);

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "runtime/kv_cache.h"
@@ -27,8 +28,9 @@ struct TokenRange {
   int64_t first = 0;
   int64_t count = 0;
 
-  /// The range ends the known tokens: the next one is to be sampled.
-  [[nodiscard]] bool samples() const { return first + count == sequence->num_tokens(); }
+  /// The range ends the known tokens, or is the one after them, which is being chosen: the next one
+  /// is to be sampled.
+  [[nodiscard]] bool samples() const { return first + count >= sequence->num_tokens(); }
 };
 
 /// A picture of a sequence.
@@ -50,6 +52,9 @@ struct StepPlan {
   std::vector<PictureOf> wanted_pixels;
 
   [[nodiscard]] bool empty() const { return ranges.empty() && !begin_vision && !continue_vision; }
+  [[nodiscard]] bool only_decodes() const {
+    return num_decode_rows == static_cast<int64_t>(ranges.size());
+  }
   [[nodiscard]] int64_t num_rows() const;
 };
 
@@ -66,8 +71,13 @@ class Scheduler {
 
   /// `prefill_rows`: rows that this step may spend on prompts.
   [[nodiscard]] StepPlan next_step(int64_t prefill_rows);
-  /// The plan's ranges are computed: called before tokens are appended.
-  void finish_ranges(const StepPlan& plan);
+  /// What follows `current`, whose tokens are not known yet, if it is certain but for sequences
+  /// that end with their token: one more token of the same sequences in the same order, nobody
+  /// joins, and nobody has to give up pages. May be called while no sequence was removed since
+  /// `current`.
+  [[nodiscard]] std::optional<StepPlan> plan_ahead(const StepPlan& current);
+  /// These ranges are computed: called before tokens are appended.
+  void finish_ranges(std::span<const TokenRange> ranges);
   /// The vision pass under way is done.
   void finish_vision();
   /// The vision pass under way was given up.

@@ -327,6 +327,53 @@ TEST_P(Operations, RotaryTableFollowsTheAxisOfEachFrequency) {
   expect_close(sines, 2e-6);
 }
 
+TEST_P(Operations, BeginStepTakesTheTokensGivenAndThoseChosenLast) {
+  for (const DType table : {DType::f32, DType::bf16, DType::f16}) {
+    for (const int64_t dim : {40, 41, 2560}) {
+      const Pair t = random(table, {11, dim});
+      const Pair ids = numbers<int32_t>({10, -1, 0, -3, 7}, {5});
+      const Pair chosen = numbers<int32_t>({4, 5, 6}, {3});
+      const Pair positions = numbers<int32_t>({0, 5, 900, 2, 3, 1, 6, 901, 2, 3}, {2, 5});
+      const Pair frequencies = pair_of({1.0F, 0.1F, 0.01F}, DType::f32, {3});
+      const Pair axes = numbers<int32_t>({0, 1, 0}, {3});
+      const Pair hidden = poisoned(DType::f32, {5, dim});
+      const Pair cosines = poisoned(DType::f32, {5, 3});
+      const Pair sines = poisoned(DType::f32, {5, 3});
+      run([&](Backend& b, auto at) {
+        b.begin_step({.table = at(t),
+                      .ids = at(ids),
+                      .chosen = at(chosen),
+                      .positions = at(positions),
+                      .inverse_frequencies = at(frequencies),
+                      .axes = at(axes)},
+                     at(hidden), at(cosines), at(sines));
+      });
+      expect_equal(hidden);
+      expect_close(cosines, 2e-6);
+      expect_close(sines, 2e-6);
+      const Pair resolved = numbers<int32_t>({10, 4, 0, 6, 7}, {5});
+      const Pair expected = poisoned(DType::f32, {5, dim});
+      run([&](Backend& b, auto at) { b.gather_rows(at(t), at(resolved), at(expected)); });
+      EXPECT_EQ(floats(hidden.host), floats(expected.host));
+    }
+  }
+}
+
+TEST_P(Operations, RmsNormRowsIsTheNormOfTheRowsAsked) {
+  for (const DType x_dtype : kActivations) {
+    for (const int64_t dim : {128, 2048, 4097}) {
+      const Pair x = random(x_dtype, {6, dim});
+      const Pair indices = numbers<int32_t>({5, 0, 0, 3}, {4});
+      const Pair weight = random(DType::f32, {dim});
+      const Pair y = poisoned(DType::bf16, {4, dim});
+      run([&](Backend& b, auto at) {
+        b.rms_norm_rows(at(x), at(indices), at(weight), 1e-6F, at(y));
+      });
+      expect_close(y, tolerance(DType::bf16, dim));
+    }
+  }
+}
+
 TEST_P(Operations, RotateTurnsPairsInPlaceInsideAFusedProjection) {
   for (const DType dtype : kActivations) {
     for (const int64_t dim : {64, 72, 128}) {
@@ -573,6 +620,80 @@ TEST_P(Sampling, EqualLogitsGiveTheLowestId) {
   EXPECT_EQ(floats(ids_.host), (std::vector<float>{1, 0}));
 }
 
+TEST_P(Sampling, ManyRowsOfAnOddVocabularyChooseTheSameToken) {
+  constexpr int64_t kVocabulary = 70'001;
+  std::vector<Row> rows(19, {.temperature = 0});
+  std::vector<float> logits;
+  for (size_t i = 0; i < rows.size() * kVocabulary; ++i) logits.push_back(draw(3.0F));
+  sample(logits, kVocabulary, rows);
+  expect_equal(ids_);
+  expect_close(log_probs_, 1e-5);
+}
+
+TEST_P(Sampling, AShortListOfTheBestHoldsAllThatTopKMayKeep) {
+  constexpr int64_t kVocabulary = 152'064;
+  constexpr int kRows = 12;
+  std::vector<Row> rows;
+  std::vector<float> logits;
+  for (int i = 0; i < kRows; ++i) {
+    rows.push_back({.temperature = 1.5F,
+                    .uniform = static_cast<float>(i) / kRows,
+                    .repetition = 1.2F,
+                    .top_k = i % 3 == 0 ? 1 : 5 * i,
+                    .counts = i % 4 == 1 ? 0 : -1,
+                    .mask = i % 4 == 2 ? 0 : -1});
+    for (int64_t id = 0; id < kVocabulary; ++id) logits.push_back(draw(2.0F));
+  }
+  const auto row_of = [&](int row) { return logits.begin() + row * kVocabulary; };
+  std::fill_n(row_of(1) + 500, 40, 12.0F);   // the best are neighbours, and equal
+  std::fill_n(row_of(4) + 777, 300, 12.0F);  // more equals than any list holds
+  std::fill_n(row_of(5) + 100, 90'000, 9.0F);
+  std::vector<uint16_t> counts(kVocabulary);
+  for (int64_t id = 0; id < kVocabulary; id += 3) counts[static_cast<size_t>(id)] = 0x8001;
+  std::vector<uint32_t> allowed(kVocabulary / 32);
+  allowed[7] = 0b1011U;  // fewer tokens than top-k keeps
+  sample(logits, kVocabulary, rows, counts, allowed);
+  expect_equal(ids_);
+  expect_close(log_probs_, 1e-5);
+}
+
+// The device goes on while the host reads; what it reads is what was asked for before the mark.
+TEST_P(Sampling, TheHostReadsReportedTokensAfterTheirMark) {
+  constexpr int64_t kVocabulary = 4096;
+  const Pair logits = random(DType::f32, {3, kVocabulary}, 4.0F);
+  const Pair zeros = pair_of({0, 0, 0}, DType::f32, {3});
+  const Pair ones = pair_of({1, 1, 1}, DType::f32, {3});
+  const Pair none = numbers<int32_t>({-1, -1, -1}, {3});
+  const Pair ids = numbers<int32_t>({-7, -7, -7}, {3});
+  const Pair log_probs = poisoned(DType::f32, {3});
+  std::vector<Buffer> shared;
+  std::vector<int32_t> reported[2];
+  run([&](Backend& b, auto at) {
+    shared.push_back(b.allocate_shared(12, "reported tokens"));
+    std::vector<int32_t>& result = reported[shared.size() - 1];
+    const Tensor report(shared.back().data(), DType::i32, b.device(), {3});
+    const SamplingRows rows{.temperature = at(zeros),
+                            .top_k = at(none),
+                            .top_p = at(ones),
+                            .min_p = at(zeros),
+                            .uniform = at(zeros),
+                            .repetition_penalty = at(ones),
+                            .presence_penalty = at(zeros),
+                            .frequency_penalty = at(zeros),
+                            .counts_row = at(none),
+                            .mask_row = at(none),
+                            .all_greedy = true};
+    for (int i = 0; i < 9; ++i) b.sample(at(logits), rows, at(ids), at(log_probs), report);
+    const Backend::Mark mark = b.mark();
+    b.zero(at(log_probs));
+    b.wait(mark);
+    result.assign(report.data<int32_t>(), report.data<int32_t>() + 3);
+  });
+  expect_equal(ids);
+  EXPECT_EQ(reported[0], reported[1]);
+  EXPECT_EQ(reported[0][0], ids.host.data<int32_t>()[0]);
+}
+
 TEST_P(Sampling, TopLogProbsAreSortedAndNormalised) {
   constexpr int64_t kVocabulary = 4099;
   const Pair logits = random(DType::f32, {3, kVocabulary}, 4.0F);
@@ -629,6 +750,21 @@ TEST_P(Operations, AnErrorInAReplayedStepLeavesTheBackendUsable) {
                Error);
   run([&](Backend& b, auto at) { b.replay(9, [&] { b.add(at(x), at(x), at(x)); }); });
   expect_equal(x);
+}
+
+TEST_P(Operations, AnEarlyUploadIsThereForWhatIsIssuedAfterIt) {
+  const Pair x = random(DType::f32, {3, 500});
+  const Pair y = random(DType::f32, {3, 500});
+  const Pair lines[] = {poisoned(DType::f32, {3, 500}), poisoned(DType::f32, {3, 500})};
+  for (int step = 0; step < 8; ++step) {
+    const Pair& line = lines[step % 2];
+    const std::vector<float> values(1500, static_cast<float>(step));
+    run([&](Backend& b, auto at) {
+      b.upload_early(std::as_bytes(std::span(values)), at(line));
+      b.replay(static_cast<uint64_t>(20 + step % 2), [&] { b.add(at(x), at(line), at(y)); });
+    });
+    expect_equal(y);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Operations, ::testing::Values("cpu", "cuda"),

@@ -99,6 +99,8 @@ class AnswerWriterTest : public ::testing::Test {
     return written;
   }
 
+  TokenId token(const std::string& text) { return tokenizer_.encode(text).front(); }
+
   Tokenizer tokenizer_ = byte_tokenizer();
 };
 
@@ -166,6 +168,28 @@ TEST_F(AnswerWriterTest, TheThinkingBudgetForcesTheEndOfThinking) {
   thinking.thinking_budget = 3;
   EXPECT_EQ(write(thinking, "abc</think>x<|end|>").forced, tokenizer_.find("</think>"));
   EXPECT_EQ(write(thinking, "ab</think>x<|end|>").forced, -1);
+}
+
+TEST_F(AnswerWriterTest, WhatComesAfterTheNextTokenIsOpenBeforeTheBudgetAndTheEnd) {
+  std::vector<Event> events;
+  AnswerRules limited = rules();
+  limited.max_tokens = 3;
+  AnswerWriter short_answer(limited);
+  EXPECT_TRUE(short_answer.goes_on_freely());
+  EXPECT_FALSE(short_answer.push(token("a"), {}, events));
+  EXPECT_TRUE(short_answer.goes_on_freely());
+  EXPECT_FALSE(short_answer.push(token("b"), {}, events));
+  EXPECT_FALSE(short_answer.goes_on_freely()) << "the third token ends it";
+
+  AnswerRules thinking = rules();
+  thinking.starts_in_reasoning = true;
+  thinking.thinking_budget = 2;
+  AnswerWriter thought(thinking);
+  EXPECT_TRUE(thought.goes_on_freely());
+  EXPECT_FALSE(thought.push(token("a"), {}, events));
+  EXPECT_FALSE(thought.goes_on_freely()) << "after the second token </think> must come";
+  EXPECT_FALSE(thought.push(token("</think>"), {}, events));
+  EXPECT_TRUE(thought.goes_on_freely());
 }
 
 TEST_F(AnswerWriterTest, AToolCallIsNoText) {

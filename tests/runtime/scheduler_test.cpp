@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -25,6 +27,7 @@ struct World {
   int64_t pages = 64;
   int max_sequences = 4;
   int64_t store_tokens = 200;
+  bool launches_ahead = false;
 };
 
 // Stands in for the engine: computes nothing, but appends tokens and finishes pictures.
@@ -56,8 +59,14 @@ class Driver {
   }
 
   StepPlan step(int64_t prefill_rows = kPrefillRows) {
-    StepPlan plan = scheduler_.next_step(prefill_rows);
+    StepPlan plan = ahead_ ? *std::exchange(ahead_, std::nullopt) : StepPlan{};
+    std::erase_if(plan.ranges, [&](const TokenRange& range) {
+      return finished_.contains(range.sequence->arrival);
+    });
+    if (plan.ranges.empty()) plan = scheduler_.next_step(prefill_rows);
     check_plan(plan, prefill_rows);
+    if (world_.launches_ahead) ahead_ = scheduler_.plan_ahead(plan);
+    if (ahead_) ++num_ahead_;
     for (const PictureOf& picture : plan.wanted_pixels) {
       picture.get().has_pixels = true;
       picture.get().pixels_wanted = false;
@@ -70,7 +79,7 @@ class Driver {
     if (plan.begin_vision || plan.continue_vision) {
       if (--vision_steps_left_ == 0) scheduler_.finish_vision();
     }
-    scheduler_.finish_ranges(plan);
+    scheduler_.finish_ranges(plan.ranges);
     for (const TokenRange& range : plan.ranges) {
       served_at_[range.sequence->arrival] = num_steps_;
       const bool samples = range.samples();
@@ -104,6 +113,7 @@ class Driver {
   [[nodiscard]] int num_vision_passes() const { return num_vision_passes_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Job>>& jobs() const { return jobs_; }
   [[nodiscard]] int64_t num_steps() const { return num_steps_; }
+  [[nodiscard]] int64_t num_ahead() const { return num_ahead_; }
 
  private:
   void generate(Sequence& sequence) {
@@ -174,6 +184,8 @@ class Driver {
   int vision_steps_left_ = 0;
   int num_vision_passes_ = 0;
   int64_t num_steps_ = 0;
+  std::optional<StepPlan> ahead_;
+  int64_t num_ahead_ = 0;
 };
 
 SequencePicture picture_at(int64_t first, int64_t count, int content) {
@@ -292,6 +304,53 @@ TEST(Scheduler, PicturesThatTogetherExceedTheStoreAreEncodedOneAfterAnother) {
   EXPECT_EQ(driver.num_vision_passes(), 3);
 }
 
+TEST(Scheduler, AStepAheadIsTheNextTokenOfTheSameSequences) {
+  Driver driver({.pages = 6, .max_sequences = 2});
+  Scheduler& scheduler = driver.scheduler();
+  const Job& first = driver.add(30, 9);
+  const Job& second = driver.add(60, 9);
+  EXPECT_FALSE(scheduler.plan_ahead(scheduler.next_step(kPrefillRows))) << "prompts are computed";
+  while (driver.step().num_decode_rows < 2) {
+  }
+  driver.add(10, 1);  // finds no place
+  const StepPlan current = scheduler.next_step(kPrefillRows);
+  const std::optional<StepPlan> ahead = scheduler.plan_ahead(current);
+  ASSERT_TRUE(ahead.has_value());
+  ASSERT_EQ(ahead->ranges.size(), 2U);
+  EXPECT_EQ(ahead->num_decode_rows, 2);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(ahead->ranges[i].sequence, current.ranges[i].sequence);
+    EXPECT_EQ(ahead->ranges[i].first, current.ranges[i].first + 1);
+    EXPECT_EQ(ahead->ranges[i].count, 1);
+    EXPECT_TRUE(ahead->ranges[i].samples());
+  }
+  EXPECT_EQ(ahead->ranges[0].sequence, &first.sequence);
+  EXPECT_EQ(ahead->ranges[1].sequence, &second.sequence);
+}
+
+TEST(Scheduler, NothingIsPlannedAheadWhereSomebodyMayJoinOrLose) {
+  Driver driver({.pages = 3, .max_sequences = 3});
+  Scheduler& scheduler = driver.scheduler();
+  driver.add(10, 90);
+  driver.step();
+  const StepPlan current = scheduler.next_step(kPrefillRows);
+  EXPECT_TRUE(scheduler.plan_ahead(current));
+  Job& other = driver.add(10, 1);
+  EXPECT_FALSE(scheduler.plan_ahead(current)) << "somebody waits";
+  driver.cancel(other);
+  EXPECT_TRUE(scheduler.plan_ahead(current));
+  Driver full({.pages = 2, .max_sequences = 2});
+  full.add(30, 30);
+  full.add(30, 30);
+  full.step();
+  full.step();
+  const StepPlan both = full.scheduler().next_step(kPrefillRows);
+  EXPECT_EQ(both.num_decode_rows, 2);
+  // Token 32 of the first one is next, and no page is left for it.
+  EXPECT_FALSE(full.scheduler().plan_ahead(both));
+  EXPECT_EQ(full.scheduler().num_preemptions(), 0);
+}
+
 class RandomArrivals : public ::testing::TestWithParam<int> {};
 
 TEST_P(RandomArrivals, NobodyIsLostNobodyStarvesAndPagesAreNeverExceeded) {
@@ -301,7 +360,8 @@ TEST_P(RandomArrivals, NobodyIsLostNobodyStarvesAndPagesAreNeverExceeded) {
   };
   const World world{.pages = pick(9, 60),
                     .max_sequences = static_cast<int>(pick(1, 9)),
-                    .store_tokens = pick(100, 300)};
+                    .store_tokens = pick(100, 300),
+                    .launches_ahead = GetParam() % 2 == 0};
   Driver driver(world);
   const int64_t longest = (world.pages - 1) * kKvPageTokens;
   int64_t total_work = 0;
@@ -336,6 +396,7 @@ TEST_P(RandomArrivals, NobodyIsLostNobodyStarvesAndPagesAreNeverExceeded) {
       << "seed " << GetParam();
   EXPECT_EQ(driver.finished().size(), driver.jobs().size());
   EXPECT_EQ(driver.kv().num_referenced(), 0);
+  EXPECT_EQ(driver.num_ahead() > 0, world.launches_ahead);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomArrivals, ::testing::Range(1, 41));
