@@ -286,6 +286,19 @@ void Backend::linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, T
   if (x.size(0) > 0) do_linear_gelu(x, weight, kind, out);
 }
 
+void Backend::linear_rotate(Tensor x, const LinearWeight& weight, const HeadRotation& rotation,
+                            Tensor out) {
+  const Checker c(*this, "linear_rotate");
+  check_linear(c, x, weight, out, weight.empty() ? 0 : weight.out_features());
+  c.that(!weight.is_interleaved, "an interleaved weight is for linear_silu_mul()");
+  c.that(x.dtype() == out.dtype(), "dtypes differ");
+  c.that(rotation.num_heads > 0 && rotation.cosines.rank() == 2 &&
+             rotation.num_heads * 2 * rotation.cosines.size(1) <= out.size(1),
+         "the heads to rotate are more than the projection has");
+  check_rotary(c, rotation.heads_of(out), rotation.cosines, rotation.sines);
+  if (x.size(0) > 0) do_linear_rotate(x, weight, rotation, out);
+}
+
 void Backend::rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) {
   const Checker c(*this, "rms_norm");
   c.activation(x, "x");

@@ -94,6 +94,18 @@ struct StepBeginning {
 
 enum class GeluKind { tanh_approximation, exact_erf };
 
+/// The first heads of a fused projection, and by what they are turned.
+struct HeadRotation {
+  Tensor cosines;  // [T, head_dim / 2] f32
+  Tensor sines;    // the same
+  int64_t num_heads = 0;
+
+  /// [T, num_heads, head_dim], of a projection [T, at least num_heads * head_dim].
+  [[nodiscard]] Tensor heads_of(const Tensor& projection) const {
+    return projection.slice(1, 0, num_heads * 2 * cosines.size(1)).split_last(num_heads);
+  }
+};
+
 /// How Backend::prepare() may lay out a weight.
 enum class LinearLayout {
   plain,    // for linear()
@@ -274,6 +286,10 @@ class Backend {
   /// out = gelu(x W^T + bias), rounded once where linear() and gelu() would round twice.
   ///   x [T, in]   out [T, out]; both of one dtype
   void linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
+  /// out = x W^T + bias; then its first heads as rotate() turns them, in place.
+  ///   x [T, in]   out [T, out]; both of one dtype
+  void linear_rotate(Tensor x, const LinearWeight& weight, const HeadRotation& rotation,
+                     Tensor out);
 
   // ---- norms and activations ----------------------------------------------------------------
   /// out = x * weight / sqrt(mean(x^2) + epsilon), each row of the last dimension on its own.
@@ -368,6 +384,9 @@ class Backend {
                                   const QuantizedActivations& quantized) = 0;
   /// The default is do_linear(), then do_gelu() in place.
   virtual void do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out);
+  /// The default is do_linear(), then do_rotate() in place.
+  virtual void do_linear_rotate(Tensor x, const LinearWeight& weight, const HeadRotation& rotation,
+                                Tensor out);
   virtual void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) = 0;
   virtual void do_rms_norm_rows(Tensor x, Tensor indices, Tensor weight, float epsilon,
                                 Tensor out) = 0;

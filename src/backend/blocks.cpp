@@ -1,4 +1,4 @@
-// A decoder layer as the sequence of its operations. A backend may fuse any of these; what stands
+// Blocks as the sequences of their operations. A backend may fuse any of these; what stands
 // here is then its test.
 #include "backend/backend.h"
 
@@ -7,6 +7,13 @@ namespace glimpse {
 void Backend::do_linear_gelu(Tensor x, const LinearWeight& weight, GeluKind kind, Tensor out) {
   do_linear(x, weight, out, {});
   do_gelu(out, kind, out);
+}
+
+void Backend::do_linear_rotate(Tensor x, const LinearWeight& weight, const HeadRotation& rotation,
+                               Tensor out) {
+  do_linear(x, weight, out, {});
+  const Tensor heads = rotation.heads_of(out);
+  do_rotate(heads, rotation.cosines, rotation.sines, heads);
 }
 
 void Backend::do_attention_block(const DecoderShape& shape, const DecoderLayerWeights& weights,

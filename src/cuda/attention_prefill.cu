@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cuda/attention_tile.cuh"
+#include "cuda/launch.cuh"
 
 namespace glimpse::cuda {
 namespace {
@@ -156,6 +157,7 @@ template <bool kF8>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attend_paged_prefill(const __grid_constant__ PrefillParameters p) {
   static_assert(prefill_shared_bytes<kF8>() <= 99 * 1024);
+  wait_for_earlier_kernels();
   constexpr int kStageBytes = kF8 ? 2 * kRawBytes + 2 * kScaleBytes : 2 * Tile::kTileBytes;
   extern __shared__ __align__(128) uint8_t shared_memory[];
   uint8_t* const stages = shared_memory + Tile::kQueryBytes;
@@ -209,6 +211,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention.attend(keys, keys + Tile::kTileBytes, (tile + 1) * kPage > fewest_keys,
                      [&](int r) { return visible[r] - tile * kPage; });
   }
+  let_next_kernel_start();
   attention.store([&](int r) -> __nv_bfloat16* {
     const int row = attention.row_of(r);
     const int query = row / p.group;
@@ -240,7 +243,8 @@ cudaError_t prepare_attention_prefill() {
                               prefill_shared_bytes<true>());
 }
 
-cudaError_t launch_attention_prefill(const AttentionPrefillArguments& a, cudaStream_t stream) {
+cudaError_t launch_attention_prefill(const AttentionPrefillArguments& a,
+                                     const LaunchStream& stream) {
   if (a.num_sequences == 0 || a.max_queries == 0) return cudaSuccess;
   PrefillParameters p{};
   p.q = static_cast<const __nv_bfloat16*>(a.q);
@@ -263,14 +267,10 @@ cudaError_t launch_attention_prefill(const AttentionPrefillArguments& a, cudaStr
   p.is_folded = tiles * a.num_kv_heads * a.num_sequences <= kBlocksAtOnce;
   const dim3 grid(static_cast<unsigned>(a.num_kv_heads), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(a.num_sequences));
-  if (a.kv_is_f8) {
-    attend_paged_prefill<true>
-        <<<grid, kAttentionThreads, prefill_shared_bytes<true>(), stream>>>(p);
-  } else {
-    attend_paged_prefill<false>
-        <<<grid, kAttentionThreads, prefill_shared_bytes<false>(), stream>>>(p);
-  }
-  return cudaGetLastError();
+  const int shared_bytes =
+      a.kv_is_f8 ? prefill_shared_bytes<true>() : prefill_shared_bytes<false>();
+  return launch_kernel(a.kv_is_f8 ? attend_paged_prefill<true> : attend_paged_prefill<false>,
+                       {grid, kAttentionThreads, shared_bytes}, stream, p);
 }
 
 }  // namespace glimpse::cuda

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/launch.h"
+
 namespace glimpse::cuda {
 
 struct AttentionPrefillArguments {
@@ -33,6 +35,6 @@ struct AttentionPrefillArguments {
                                               int64_t head_dim);
 [[nodiscard]] cudaError_t prepare_attention_prefill();
 [[nodiscard]] cudaError_t launch_attention_prefill(const AttentionPrefillArguments& arguments,
-                                                   cudaStream_t stream);
+                                                   const LaunchStream& stream);
 
 }  // namespace glimpse::cuda

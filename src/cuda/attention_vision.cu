@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cuda/attention_tile.cuh"
+#include "cuda/launch.cuh"
 
 namespace glimpse::cuda {
 namespace {
@@ -69,6 +70,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   constexpr int kStageBytes = 4 * kHalfBytes;  // K, then V
   static_assert(vision_shared_bytes<kHeadDim>() <= 99 * 1024);
   static_assert(Tile::kQueryBytes <= kStageBytes);
+  wait_for_earlier_kernels();
   extern __shared__ __align__(128) uint8_t shared_memory[];
   const uint32_t stages = shared_address(shared_memory);
 
@@ -132,6 +134,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
                       left < kKeys / 2, limit, first);
     stage = next_stage;
   }
+  let_next_kernel_start();
   attention.store([&](int r) -> __nv_bfloat16* {
     const int at = row + attention.row_of(r);
     return at < end ? p.out + at * p.out_row_stride + head : nullptr;
@@ -167,7 +170,7 @@ cudaError_t prepare_attention_vision() {
   return cudaSuccess;
 }
 
-cudaError_t launch_attention_vision(const AttentionVisionArguments& a, cudaStream_t stream) {
+cudaError_t launch_attention_vision(const AttentionVisionArguments& a, const LaunchStream& stream) {
   VisionParameters p{};
   p.q = static_cast<const __nv_bfloat16*>(a.q);
   p.k = static_cast<const __nv_bfloat16*>(a.k);
@@ -192,9 +195,8 @@ cudaError_t launch_attention_vision(const AttentionVisionArguments& a, cudaStrea
     if (tiles == 0) continue;
     const cudaError_t error = dispatch_head_dim(a.head_dim, [&](auto kHeadDim) {
       const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(a.num_heads));
-      attend_segments<kHeadDim>
-          <<<grid, kAttentionThreads, vision_shared_bytes<kHeadDim>(), stream>>>(p);
-      return cudaGetLastError();
+      return launch_kernel(attend_segments<kHeadDim>,
+                           {grid, kAttentionThreads, vision_shared_bytes<kHeadDim>()}, stream, p);
     });
     if (error != cudaSuccess) return error;
   }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "cuda/launch.h"
+
 namespace glimpse::cuda {
 
 struct AttentionVisionArguments {
@@ -26,6 +28,6 @@ struct AttentionVisionArguments {
 [[nodiscard]] bool attention_vision_supports(const AttentionVisionArguments& arguments);
 [[nodiscard]] cudaError_t prepare_attention_vision();
 [[nodiscard]] cudaError_t launch_attention_vision(const AttentionVisionArguments& arguments,
-                                                  cudaStream_t stream);
+                                                  const LaunchStream& stream);
 
 }  // namespace glimpse::cuda

@@ -49,7 +49,7 @@ bool try_prefill(const CudaContext& context, const Tensor& q, const PagedKv& kv,
       .max_queries = static_cast<int>(spans.max_queries),
       .kv_is_f8 = stored == DType::f8_e4m3};
   if (!attention_prefill_supports(arguments, q.size(2))) return false;
-  require(launch_attention_prefill(arguments, context.stream()), "prefill attention");
+  require(launch_attention_prefill(arguments, context.launch_stream()), "prefill attention");
   return true;
 }
 
@@ -71,7 +71,7 @@ bool try_vision(const CudaContext& context, const Tensor& q, const Tensor& k, co
                                            .head_dim = static_cast<int>(q.size(2)),
                                            .segment_begin = segment_begin};
   if (!attention_vision_supports(arguments)) return false;
-  require(launch_attention_vision(arguments, context.stream()), "vision attention");
+  require(launch_attention_vision(arguments, context.launch_stream()), "vision attention");
   return true;
 }
 

@@ -147,6 +147,12 @@ class CudaBackend final : public Backend {
     if (is_tanh && try_linear_gelu_tanh(context_, x, weight, out)) return;
     Backend::do_linear_gelu(x, weight, kind, out);
   }
+  void do_linear_rotate(Tensor x, const LinearWeight& weight, const HeadRotation& rotation,
+                        Tensor out) override {
+    context_.make_current();
+    if (try_linear_rotate(context_, x, weight, rotation, out)) return;
+    Backend::do_linear_rotate(x, weight, rotation, out);
+  }
   void do_rms_norm(Tensor x, Tensor weight, float epsilon, Tensor out) override {
     norm({.epsilon = epsilon}, x, weight, out);
   }
@@ -239,7 +245,7 @@ void CudaBackend::elementwise(ElementwiseArguments arguments, const Tensor& a, c
   arguments.out = rows_of(out);
   arguments.num_rows = out.num_rows();
   arguments.dim = out.size(-1);
-  require(launch_elementwise(arguments, stream()), "an elementwise kernel");
+  require(launch_elementwise(arguments, context_.launch_stream()), "an elementwise kernel");
 }
 
 void CudaBackend::move_rows(RowMove move, const Tensor& from, const Tensor& indices,
@@ -251,7 +257,7 @@ void CudaBackend::move_rows(RowMove move, const Tensor& from, const Tensor& indi
                             .out = rows_of(out),
                             .count = indices.size(0),
                             .dim = out.size(1)},
-                           stream()),
+                           context_.launch_stream()),
           "the kernel that gathers and scatters rows");
 }
 
@@ -263,7 +269,10 @@ void CudaBackend::norm(NormArguments arguments, const Tensor& x, const Tensor& w
   arguments.out = rows_of(out);
   arguments.num_rows = out.num_rows();
   arguments.dim = x.size(-1);
-  require(launch_norm(arguments, stream()), "the kernel of the norms");
+  // Norms of chosen rows stand in recorded steps, behind kernels that are not overlapped.
+  const LaunchStream on =
+      arguments.indices != nullptr ? LaunchStream(stream()) : context_.launch_stream();
+  require(launch_norm(arguments, on), "the kernel of the norms");
 }
 
 void CudaBackend::do_begin_step(const StepBeginning& from, Tensor hidden, Tensor cosines,
@@ -321,7 +330,7 @@ void CudaBackend::do_blend_rows(Tensor table, Tensor indices, Tensor weights, Te
                              .out = rows_of(out),
                              .count = out.size(0),
                              .dim = out.size(1)},
-                            stream()),
+                            context_.launch_stream()),
           "the kernel of blend_rows()");
 }
 
@@ -338,7 +347,7 @@ void CudaBackend::do_cut_patches(Tensor pixels, Tensor table, const PatchOrder& 
                               .first = order.first,
                               .out = rows_of(out),
                               .count = out.size(0)},
-                             stream()),
+                             context_.launch_stream()),
           "the kernel of cut_patches()");
 }
 
@@ -361,7 +370,7 @@ void CudaBackend::do_rotary_table(Tensor positions, Tensor inverse_frequencies, 
                                   Tensor cosines, Tensor sines) {
   context_.make_current();
   require(launch_rotary_table(rotary_of(positions, inverse_frequencies, axes, cosines, sines),
-                              stream()),
+                              context_.launch_stream()),
           "the kernel of rotary_table()");
 }
 
@@ -375,7 +384,7 @@ void CudaBackend::do_rotate(Tensor x, Tensor cosines, Tensor sines, Tensor out) 
                          .out = rows_of(out),
                          .tokens = x.size(0),
                          .half = x.size(2) / 2},
-                        stream()),
+                        context_.launch_stream()),
           "the kernel of rotate()");
 }
 
@@ -386,7 +395,7 @@ void CudaBackend::do_store_kv(Tensor k, Tensor v, Tensor slots, const PagedKv& k
                            .slots = slots.data<int32_t>(),
                            .kv = pages_of(kv),
                            .tokens = k.size(0)},
-                          stream()),
+                          context_.launch_stream()),
           "the kernel of store_kv()");
 }
 

@@ -47,6 +47,8 @@ CudaContext::CudaContext(const CardInfo& card, bool plain_kernels_only) : card_(
   std::ranges::fill(enabled_, !plain_kernels_only);
   require(cudaSetDevice(card.device), "choosing the card");
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  constexpr int kFirstThatOverlaps = 9;
+  overlaps_ = card.major >= kFirstThatOverlaps && kernels_can_wait();
   sampling_workspace_ = allocate_zeros(sampling_workspace_bytes(), "the sampling workspace");
   decode_workspace_ = allocate_zeros(decode_workspace_bytes(), "the decode workspace");
   gemm_workspace_ = allocate_zeros(

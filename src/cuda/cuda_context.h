@@ -10,6 +10,7 @@
 
 #include "cuda/family.h"
 #include "cuda/kernels.h"
+#include "cuda/launch.h"
 #include "cuda/nvml.h"
 #include "tensor/arena.h"
 #include "tensor/tensor.h"
@@ -48,6 +49,8 @@ class CudaContext {
 
   [[nodiscard]] const CardInfo& card() const { return card_; }
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  /// The stream, for launchers whose kernels may overlap the end of the one before.
+  [[nodiscard]] LaunchStream launch_stream() const { return {stream_, overlaps_}; }
   [[nodiscard]] Buffer allocate(int64_t num_bytes, std::string_view name) const;
   /// False: the plain kernel stands in.
   [[nodiscard]] bool uses(Family family) const { return enabled_[static_cast<size_t>(family)]; }
@@ -64,6 +67,7 @@ class CudaContext {
 
   CardInfo card_;
   cudaStream_t stream_ = nullptr;
+  bool overlaps_ = false;
   bool enabled_[kNumFamilies] = {};
   Buffer sampling_workspace_;
   Buffer decode_workspace_;

@@ -23,7 +23,7 @@ bool try_gemm(const CudaContext& context, const GemmArguments& arguments) {
   const CardInfo& card = context.card();
   const GemmPlan plan =
       plan_gemm(arguments, {card.num_multiprocessors, card.shared_bytes_per_multiprocessor});
-  require(launch_gemm(arguments, plan, context.stream()), "the tensor-core product");
+  require(launch_gemm(arguments, plan, context.launch_stream()), "the tensor-core product");
   return true;
 }
 
@@ -233,6 +233,21 @@ bool try_linear_gelu_tanh(const CudaContext& context, const Tensor& x, const Lin
   return try_gemm(context, product);
 }
 
+bool try_linear_rotate(const CudaContext& context, const Tensor& x, const LinearWeight& weight,
+                       const HeadRotation& rotation, const Tensor& out) {
+  const int64_t head_dim = 2 * rotation.cosines.size(1);
+  if (head_dim != kRotatedHeadDim || weight.parts.size() != 1 ||
+      !is_multipliable(x, weight.parts.front())) {
+    return false;
+  }
+  GemmArguments product = gemm_arguments(context, x, weight.parts.front(), out);
+  product.op = GemmOp::rotate;
+  product.cosines = rotation.cosines.data<float>();
+  product.sines = rotation.sines.data<float>();
+  product.rotated_features = rotation.num_heads * head_dim;
+  return try_gemm(context, product);
+}
+
 void run_silu_mul(const CudaContext& context, const Tensor& gate_up, const Tensor& out) {
   const int64_t width = out.size(1);
   const ElementwiseArguments arguments{.operation = Elementwise::silu_mul,
@@ -241,7 +256,7 @@ void run_silu_mul(const CudaContext& context, const Tensor& gate_up, const Tenso
                                        .out = rows_of(out),
                                        .num_rows = out.size(0),
                                        .dim = width};
-  require(launch_elementwise(arguments, context.stream()), "the kernel of silu_mul()");
+  require(launch_elementwise(arguments, context.launch_stream()), "the kernel of silu_mul()");
 }
 
 }  // namespace glimpse::cuda

@@ -9,6 +9,7 @@
 #include <initializer_list>
 
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 
 namespace glimpse::cuda {
 

@@ -38,6 +38,8 @@ template <Elementwise kOperation, typename A, typename B, typename Out, int kPac
 __global__ void __launch_bounds__(kThreads)
     apply_elementwise(DeviceRows<A> a, DeviceRows<B> b, DeviceRows<Out> out, uint32_t packs_per_row,
                       uint32_t num_packs) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= num_packs) return;
   const uint32_t row = index / packs_per_row;
@@ -52,26 +54,25 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Elementwise kOperation, typename A, typename B, typename Out, int kPack>
-cudaError_t launch(const ElementwiseArguments& a, cudaStream_t stream) {
+cudaError_t launch(const ElementwiseArguments& a, const LaunchStream& stream) {
   const int64_t packs = a.num_rows * (a.dim / kPack);
   if (packs > UINT32_MAX - kThreads) return cudaErrorInvalidValue;
-  apply_elementwise<kOperation, A, B, Out, kPack>
-      <<<divide_up(packs, kThreads), kThreads, 0, stream>>>(
-          DeviceRows<A>(a.a), DeviceRows<B>(a.b), DeviceRows<Out>(a.out),
-          static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
-  return cudaGetLastError();
+  return launch_kernel(apply_elementwise<kOperation, A, B, Out, kPack>,
+                       {divide_up(packs, kThreads), kThreads}, stream, DeviceRows<A>(a.a),
+                       DeviceRows<B>(a.b), DeviceRows<Out>(a.out),
+                       static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
 }
 
 // Only what backend.h allows is instantiated: silu_mul and gelu keep their dtype.
 template <Elementwise kOperation>
-cudaError_t launch_same(const ElementwiseArguments& a, bool packs, cudaStream_t stream) {
+cudaError_t launch_same(const ElementwiseArguments& a, bool packs, const LaunchStream& stream) {
   return dispatch_activation(a.out.element, [&]<typename T>() {
     return packs ? launch<kOperation, T, T, T, 8>(a, stream)
                  : launch<kOperation, T, T, T, 1>(a, stream);
   });
 }
 
-cudaError_t launch_convert(const ElementwiseArguments& a, bool packs, cudaStream_t stream) {
+cudaError_t launch_convert(const ElementwiseArguments& a, bool packs, const LaunchStream& stream) {
   return dispatch_activation(a.a.element, [&]<typename A>() {
     return dispatch_activation(a.out.element, [&]<typename Out>() {
       return packs ? launch<Elementwise::convert, A, A, Out, 8>(a, stream)
@@ -80,7 +81,7 @@ cudaError_t launch_convert(const ElementwiseArguments& a, bool packs, cudaStream
   });
 }
 
-cudaError_t launch_add(const ElementwiseArguments& a, bool packs, cudaStream_t stream) {
+cudaError_t launch_add(const ElementwiseArguments& a, bool packs, const LaunchStream& stream) {
   return dispatch_activation(a.a.element, [&]<typename A>() {
     return dispatch_activation(a.b.element, [&]<typename B>() {
       return dispatch_activation(a.out.element, [&]<typename Out>() {
@@ -93,7 +94,7 @@ cudaError_t launch_add(const ElementwiseArguments& a, bool packs, cudaStream_t s
 
 }  // namespace
 
-cudaError_t launch_elementwise(const ElementwiseArguments& a, cudaStream_t stream) {
+cudaError_t launch_elementwise(const ElementwiseArguments& a, const LaunchStream& stream) {
   if (a.num_rows == 0 || a.dim == 0) return cudaSuccess;
   const bool packs = allow_packs({a.a, a.out}, a.dim, 8) &&
                      (!is_binary(a.operation) || allow_packs({a.b}, a.dim, 8));

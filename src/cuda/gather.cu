@@ -10,6 +10,8 @@ template <RowMove kMove, typename From, typename Out, int kPack>
 __global__ void __launch_bounds__(kThreads)
     move_rows(DeviceRows<From> from, const int32_t* __restrict__ indices, DeviceRows<Out> out,
               uint32_t packs_per_row, uint32_t num_packs) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= num_packs) return;
   const uint32_t i = index / packs_per_row;
@@ -33,6 +35,8 @@ __global__ void __launch_bounds__(kThreads)
     blend_rows(DeviceRows<Table> table, const int4* __restrict__ indices,
                const float4* __restrict__ weights, DeviceRows<Out> out, uint32_t packs_per_row,
                uint32_t num_packs) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= num_packs) return;
   const uint32_t i = index / packs_per_row;
@@ -58,17 +62,16 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <RowMove kMove, typename From, typename Out, int kPack>
-cudaError_t launch(const RowMoveArguments& a, cudaStream_t stream) {
+cudaError_t launch(const RowMoveArguments& a, const LaunchStream& stream) {
   const int64_t packs = a.count * (a.dim / kPack);
   if (packs > UINT32_MAX - kThreads) return cudaErrorInvalidValue;
-  move_rows<kMove, From, Out, kPack><<<divide_up(packs, kThreads), kThreads, 0, stream>>>(
-      DeviceRows<From>(a.from), a.indices, DeviceRows<Out>(a.out),
-      static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
-  return cudaGetLastError();
+  return launch_kernel(move_rows<kMove, From, Out, kPack>, {divide_up(packs, kThreads), kThreads},
+                       stream, DeviceRows<From>(a.from), a.indices, DeviceRows<Out>(a.out),
+                       static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
 }
 
 template <RowMove kMove, typename From>
-cudaError_t launch_to(const RowMoveArguments& a, cudaStream_t stream) {
+cudaError_t launch_to(const RowMoveArguments& a, const LaunchStream& stream) {
   const bool packs = allow_packs({a.from, a.out}, a.dim, 8);
   return dispatch_activation(a.out.element, [&]<typename Out>() {
     return packs ? launch<kMove, From, Out, 8>(a, stream) : launch<kMove, From, Out, 1>(a, stream);
@@ -76,19 +79,18 @@ cudaError_t launch_to(const RowMoveArguments& a, cudaStream_t stream) {
 }
 
 template <typename Table, typename Out, int kPack>
-cudaError_t launch_blend(const BlendArguments& a, cudaStream_t stream) {
+cudaError_t launch_blend(const BlendArguments& a, const LaunchStream& stream) {
   const int64_t packs = a.count * (a.dim / kPack);
   if (packs > UINT32_MAX - kThreads) return cudaErrorInvalidValue;
-  blend_rows<Table, Out, kPack><<<divide_up(packs, kThreads), kThreads, 0, stream>>>(
-      DeviceRows<Table>(a.table), reinterpret_cast<const int4*>(a.indices),
-      reinterpret_cast<const float4*>(a.weights), DeviceRows<Out>(a.out),
-      static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
-  return cudaGetLastError();
+  return launch_kernel(blend_rows<Table, Out, kPack>, {divide_up(packs, kThreads), kThreads},
+                       stream, DeviceRows<Table>(a.table), reinterpret_cast<const int4*>(a.indices),
+                       reinterpret_cast<const float4*>(a.weights), DeviceRows<Out>(a.out),
+                       static_cast<uint32_t>(a.dim / kPack), static_cast<uint32_t>(packs));
 }
 
 }  // namespace
 
-cudaError_t launch_move_rows(const RowMoveArguments& a, cudaStream_t stream) {
+cudaError_t launch_move_rows(const RowMoveArguments& a, const LaunchStream& stream) {
   if (a.count == 0 || a.dim == 0) return cudaSuccess;
   if (a.move == RowMove::gather) {
     return dispatch_table(a.from.element, [&]<typename From>() {
@@ -101,7 +103,7 @@ cudaError_t launch_move_rows(const RowMoveArguments& a, cudaStream_t stream) {
   });
 }
 
-cudaError_t launch_blend_rows(const BlendArguments& a, cudaStream_t stream) {
+cudaError_t launch_blend_rows(const BlendArguments& a, const LaunchStream& stream) {
   if (a.count == 0 || a.dim == 0) return cudaSuccess;
   const bool packs = allow_packs({a.table, a.out}, a.dim, 8);
   return dispatch_activation(a.table.element, [&]<typename Table>() {

@@ -9,7 +9,8 @@ cudaError_t prepare_gemm() {
   return error == cudaSuccess ? prepare_gemm_f8() : error;
 }
 
-cudaError_t launch_gemm(const GemmArguments& arguments, const GemmPlan& plan, cudaStream_t stream) {
+cudaError_t launch_gemm(const GemmArguments& arguments, const GemmPlan& plan,
+                        const LaunchStream& stream) {
   if (arguments.num_rows == 0 || arguments.out_features == 0) return cudaSuccess;
   GemmParameters p{};
   p.x = static_cast<const __nv_bfloat16*>(arguments.x);
@@ -19,6 +20,9 @@ cudaError_t launch_gemm(const GemmArguments& arguments, const GemmPlan& plan, cu
   p.scales[0] = arguments.scales;
   p.scales[1] = arguments.scales_up;
   p.bias = arguments.bias;
+  p.cosines = arguments.cosines;
+  p.sines = arguments.sines;
+  p.rotated_features = static_cast<int>(arguments.rotated_features);
   p.out = arguments.out;
   p.out_stride = arguments.out_stride;
   p.num_rows = static_cast<int>(arguments.num_rows);

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cuda/launch.h"
+
 namespace glimpse::cuda {
 
 /// What happens to the f32 sums (bias added) before they are stored.
@@ -16,11 +18,15 @@ enum class GemmOp : int32_t {
   add,        // out += sum: the residual connection
   gelu_tanh,  // out = gelu(sum), the tanh form
   silu_mul,   // out = silu(x weight^T) * (x weight_up^T); no bias
+  rotate,     // out = sum, its first heads of kRotatedHeadDim features turned; bf16
 };
 
 /// Block tiles of the kernel: rows of x by rows of W ("features").
-enum class GemmTile : int32_t { t16f256, t32f256, t64f128, t128f128, t128f256 };
-inline constexpr int kNumGemmTiles = 5;
+enum class GemmTile : int32_t { t16f256, t32f256, t64f128, t96f128, t128f128, t128f256 };
+inline constexpr int kNumGemmTiles = 6;
+
+/// Width of the heads that GemmOp::rotate turns: a warp has both halves of one.
+inline constexpr int64_t kRotatedHeadDim = 64;
 
 struct GemmArguments {
   const void* x = nullptr;          // [num_rows, in_features] bf16
@@ -29,9 +35,12 @@ struct GemmArguments {
   const void* weight_up = nullptr;  // the same; silu_mul only
   const float* scales = nullptr;    // [ceil(out / 128), ceil(in / 128)]; e4m3 only
   const float* scales_up = nullptr;
-  const float* bias = nullptr;  // [out_features]; may be null
-  void* out = nullptr;          // [num_rows, out_features] bf16 or f32
-  int64_t out_stride = 0;       // elements between rows
+  const float* bias = nullptr;     // [out_features]; may be null
+  const float* cosines = nullptr;  // [num_rows, kRotatedHeadDim / 2]; rotate only
+  const float* sines = nullptr;
+  int64_t rotated_features = 0;  // a multiple of kRotatedHeadDim
+  void* out = nullptr;           // [num_rows, out_features] bf16 or f32
+  int64_t out_stride = 0;        // elements between rows
   int64_t num_rows = 0;
   int64_t out_features = 0;  // of one of the two weights where there are two
   int64_t in_features = 0;
@@ -83,6 +92,6 @@ inline constexpr int64_t kGemmCounterBytes = 16384;
 /// Once per device, before the first launch: lets the kernels use their shared memory.
 [[nodiscard]] cudaError_t prepare_gemm();
 [[nodiscard]] cudaError_t launch_gemm(const GemmArguments& arguments, const GemmPlan& plan,
-                                      cudaStream_t stream);
+                                      const LaunchStream& stream);
 
 }  // namespace glimpse::cuda

@@ -8,7 +8,7 @@ cudaError_t prepare_gemm_f8() {
 }
 
 cudaError_t launch_gemm_f8(GemmTile tile, const GemmParameters& parameters, int num_blocks,
-                           cudaStream_t stream) {
+                           const LaunchStream& stream) {
   return launch_gemm_tiles<true>(tile, parameters, num_blocks, stream);
 }
 

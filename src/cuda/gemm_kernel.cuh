@@ -17,6 +17,7 @@
 #pragma once
 
 #include "cuda/gemm.h"
+#include "cuda/launch.cuh"
 #include "cuda/tensor_core.cuh"
 
 namespace glimpse::cuda {
@@ -28,9 +29,11 @@ struct GemmParameters {
   const uint8_t* weight[2];
   const float* scales[2];
   const float* bias;
+  const float* cosines;
+  const float* sines;
   void* out;
   int64_t out_stride;
-  int num_rows, out_features, in_features, scale_stride;
+  int num_rows, out_features, in_features, scale_stride, rotated_features;
   GemmOp op;
   bool out_is_f32;
   int token_tiles, feature_tiles, k_steps, full_waves;
@@ -412,6 +415,7 @@ class GemmBlock {
   }
 
   __device__ void finish_sum() {
+    if (load_.done()) let_next_kernel_start();  // what is left is this tile's store
     if constexpr (Tile::kIsF8) {
       scale_sums(0, scale_[0]);
       scale_sums(1, scale_[1]);
@@ -506,6 +510,7 @@ class GemmBlock {
       bias[half] = has_bias ? __ldg(reinterpret_cast<const float4*>(p_.bias + feature[half]))
                             : make_float4(0, 0, 0, 0);
     }
+    const bool is_rotated = p_.op == GemmOp::rotate && feature[0] < p_.rotated_features;
     // The sums move down by kAtOnce tiles after each round, so that one copy of the code serves
     // all.
     constexpr int kAtOnce = Tile::kTilesT < 2 ? 1 : 2;
@@ -513,6 +518,8 @@ class GemmBlock {
     for (int round = 0; round < Tile::kTilesT / kAtOnce; ++round) {
       if (is_pair_) {
         store_pairs<kAtOnce>(row, feature[0]);
+      } else if (is_rotated) {
+        store_rotated<kAtOnce>(row, feature, bias);
       } else {
         store_sums<kAtOnce>(row, feature, bias);
       }
@@ -578,6 +585,48 @@ class GemmBlock {
     }
   }
 
+  /// The halves of the warp's rows are the halves of one head. Sums are rounded first, as they
+  /// would be between a product and a rotation.
+  template <int kAtOnce>
+  __device__ void store_rotated(int row, const int (&feature)[2], const float4 (&bias)[2]) {
+    static_assert(Tile::kWarpFeatures == kRotatedHeadDim);
+    float4 cosine[kAtOnce * 2];
+    float4 sine[kAtOnce * 2];
+#pragma unroll
+    for (int v = 0; v < kAtOnce * 2; ++v) {
+      const int token = min(row + v / 2 * 8 + v % 2, p_.num_rows - 1);
+      const int angle = token * kHalf + feature[0] % Tile::kWarpFeatures;
+      cosine[v] = __ldg(reinterpret_cast<const float4*>(p_.cosines + angle));
+      sine[v] = __ldg(reinterpret_cast<const float4*>(p_.sines + angle));
+    }
+#pragma unroll
+    for (int v = 0; v < kAtOnce * 2; ++v) {
+      const int token = row + v / 2 * 8 + v % 2;
+      const float4 a = rounded(four_of(0, v / 2, v % 2), bias[0]);
+      const float4 b = rounded(four_of(1, v / 2, v % 2), bias[1]);
+      const float4 c = cosine[v];
+      const float4 s = sine[v];
+      if (token < p_.num_rows) {
+        const int64_t offset = token * p_.out_stride;
+        store_four(
+            make_float4(rotated_first(a.x, b.x, c.x, s.x), rotated_first(a.y, b.y, c.y, s.y),
+                        rotated_first(a.z, b.z, c.z, s.z), rotated_first(a.w, b.w, c.w, s.w)),
+            offset + feature[0]);
+        store_four(
+            make_float4(rotated_second(a.x, b.x, c.x, s.x), rotated_second(a.y, b.y, c.y, s.y),
+                        rotated_second(a.z, b.z, c.z, s.z), rotated_second(a.w, b.w, c.w, s.w)),
+            offset + feature[1]);
+      }
+    }
+  }
+
+  /// Sum and bias as bf16 holds them.
+  [[nodiscard]] __device__ static float4 rounded(float4 sum, float4 bias) {
+    const float2 first = unpack_bf16(pack_bf16(sum.x + bias.x, sum.y + bias.y));
+    const float2 second = unpack_bf16(pack_bf16(sum.z + bias.z, sum.w + bias.w));
+    return make_float4(first.x, first.y, second.x, second.y);
+  }
+
   [[nodiscard]] __device__ float4 load_four(int64_t offset) const {
     if (p_.out_is_f32) {
       return *reinterpret_cast<const float4*>(static_cast<const float*>(p_.out) + offset);
@@ -621,6 +670,7 @@ class GemmBlock {
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
     gemm(const __grid_constant__ GemmParameters parameters) {
+  wait_for_earlier_kernels();
   extern __shared__ __align__(128) uint8_t shared[];
   GemmBlock<Tile> block(parameters, shared_address(shared));
   block.run();

@@ -8,8 +8,8 @@
 namespace glimpse::cuda {
 namespace {
 
-constexpr std::array kTiles = {GemmTile::t16f256, GemmTile::t32f256, GemmTile::t64f128,
-                               GemmTile::t128f128, GemmTile::t128f256};
+constexpr std::array kTiles = {GemmTile::t16f256, GemmTile::t32f256,  GemmTile::t64f128,
+                               GemmTile::t96f128, GemmTile::t128f128, GemmTile::t128f256};
 
 /// Share of the tensor cores' rate that a full card of these blocks reaches (those of 64 rows and
 /// more as measured on an H200, products alone).
@@ -21,6 +21,8 @@ constexpr double efficiency_of(GemmTile tile) {
       return 0.32;
     case GemmTile::t64f128:
       return 0.43;
+    case GemmTile::t96f128:
+      return 0.50;
     case GemmTile::t128f128:
       return 0.53;
     case GemmTile::t128f256:
@@ -89,6 +91,8 @@ GemmTileShape gemm_tile_shape(GemmTile tile, bool weight_is_f8) {
       return {32, 256, 128, 4, k_step, 2};
     case GemmTile::t64f128:
       return {64, 128, 128, 4, k_step, 3};
+    case GemmTile::t96f128:
+      return {96, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2};
     case GemmTile::t128f128:
       return {128, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2};
     case GemmTile::t128f256:
@@ -102,7 +106,11 @@ bool gemm_supports(const GemmArguments& arguments) {
     return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
   };
   const int64_t out_bytes = arguments.out_is_f32 ? 16 : 8;  // of four features
-  return arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
+  const bool can_rotate =
+      arguments.op != GemmOp::rotate ||
+      (!arguments.out_is_f32 && arguments.rotated_features % kRotatedHeadDim == 0 &&
+       aligned(arguments.cosines, 16) && aligned(arguments.sines, 16));
+  return can_rotate && arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
          arguments.out_features % 4 == 0 && arguments.x_stride % 8 == 0 &&
          arguments.out_stride % 4 == 0 && aligned(arguments.x, 16) &&
          aligned(arguments.weight, 16) && aligned(arguments.weight_up, 16) &&

@@ -11,6 +11,9 @@ template <bool kF8>
 using GemmTileT128F256 = GemmTileConfig<kF8, 128, 256, 2, kF8 ? 3 : 4, 1>;
 template <bool kF8>
 using GemmTileT128F128 = GemmTileConfig<kF8, 128, 128, 2, kF8 ? 4 : 6, 2>;
+// Between these two in rows, where tiles of 128 fill the last wave badly.
+template <bool kF8>
+using GemmTileT96F128 = GemmTileConfig<kF8, 96, 128, 2, kF8 ? 4 : 6, 2>;
 // Few rows: what counts is weight bytes under way, so several blocks share a multiprocessor.
 template <bool kF8>
 using GemmTileT64F128 = GemmTileConfig<kF8, 64, 128, 2, 4, 3>;
@@ -27,9 +30,10 @@ cudaError_t prepare_gemm_tile() {
 
 template <typename Tile>
 cudaError_t launch_gemm_tile(const GemmParameters& parameters, int num_blocks,
-                             cudaStream_t stream) {
-  gemm<Tile><<<num_blocks, Tile::kThreads, Tile::kSharedBytes, stream>>>(parameters);
-  return cudaGetLastError();
+                             const LaunchStream& stream) {
+  return launch_kernel(gemm<Tile>,
+                       {static_cast<unsigned>(num_blocks), Tile::kThreads, Tile::kSharedBytes},
+                       stream, parameters);
 }
 
 template <bool kF8>
@@ -37,6 +41,7 @@ cudaError_t prepare_gemm_tiles() {
   cudaError_t error = prepare_gemm_tile<GemmTileT16F256<kF8>>();
   if (error == cudaSuccess) error = prepare_gemm_tile<GemmTileT32F256<kF8>>();
   if (error == cudaSuccess) error = prepare_gemm_tile<GemmTileT64F128<kF8>>();
+  if (error == cudaSuccess) error = prepare_gemm_tile<GemmTileT96F128<kF8>>();
   if (error == cudaSuccess) error = prepare_gemm_tile<GemmTileT128F128<kF8>>();
   if (error == cudaSuccess) error = prepare_gemm_tile<GemmTileT128F256<kF8>>();
   return error;
@@ -44,7 +49,7 @@ cudaError_t prepare_gemm_tiles() {
 
 template <bool kF8>
 cudaError_t launch_gemm_tiles(GemmTile tile, const GemmParameters& parameters, int num_blocks,
-                              cudaStream_t stream) {
+                              const LaunchStream& stream) {
   switch (tile) {
     case GemmTile::t16f256:
       return launch_gemm_tile<GemmTileT16F256<kF8>>(parameters, num_blocks, stream);
@@ -52,6 +57,8 @@ cudaError_t launch_gemm_tiles(GemmTile tile, const GemmParameters& parameters, i
       return launch_gemm_tile<GemmTileT32F256<kF8>>(parameters, num_blocks, stream);
     case GemmTile::t64f128:
       return launch_gemm_tile<GemmTileT64F128<kF8>>(parameters, num_blocks, stream);
+    case GemmTile::t96f128:
+      return launch_gemm_tile<GemmTileT96F128<kF8>>(parameters, num_blocks, stream);
     case GemmTile::t128f128:
       return launch_gemm_tile<GemmTileT128F128<kF8>>(parameters, num_blocks, stream);
     case GemmTile::t128f256:
@@ -64,8 +71,8 @@ cudaError_t launch_gemm_tiles(GemmTile tile, const GemmParameters& parameters, i
 cudaError_t prepare_gemm_bf16();
 cudaError_t prepare_gemm_f8();
 cudaError_t launch_gemm_bf16(GemmTile tile, const GemmParameters& parameters, int num_blocks,
-                             cudaStream_t stream);
+                             const LaunchStream& stream);
 cudaError_t launch_gemm_f8(GemmTile tile, const GemmParameters& parameters, int num_blocks,
-                           cudaStream_t stream);
+                           const LaunchStream& stream);
 
 }  // namespace glimpse::cuda

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <span>
 
+#include "cuda/launch.h"
+
 namespace glimpse::cuda {
 
 enum class Element : uint8_t { f32, f16, bf16, f8 };
@@ -33,7 +35,7 @@ struct NormArguments {
   int64_t num_rows = 0;
   int64_t dim = 0;
 };
-[[nodiscard]] cudaError_t launch_norm(const NormArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_norm(const NormArguments& arguments, const LaunchStream& stream);
 
 // ---- elementwise.cu -----------------------------------------------------------------------------
 enum class Elementwise : uint8_t {
@@ -52,7 +54,7 @@ struct ElementwiseArguments {
   int64_t dim = 0;
 };
 [[nodiscard]] cudaError_t launch_elementwise(const ElementwiseArguments& arguments,
-                                             cudaStream_t stream);
+                                             const LaunchStream& stream);
 
 // ---- gather.cu ----------------------------------------------------------------------------------
 enum class RowMove : uint8_t {
@@ -68,7 +70,8 @@ struct RowMoveArguments {
   int64_t count = 0;
   int64_t dim = 0;
 };
-[[nodiscard]] cudaError_t launch_move_rows(const RowMoveArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_move_rows(const RowMoveArguments& arguments,
+                                           const LaunchStream& stream);
 
 struct BlendArguments {
   Rows table;
@@ -78,7 +81,8 @@ struct BlendArguments {
   int64_t count = 0;
   int64_t dim = 0;
 };
-[[nodiscard]] cudaError_t launch_blend_rows(const BlendArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_blend_rows(const BlendArguments& arguments,
+                                            const LaunchStream& stream);
 
 // ---- patches.cu ---------------------------------------------------------------------------------
 struct PatchArguments {
@@ -94,7 +98,8 @@ struct PatchArguments {
   Rows out;  // [count, 3 * frames * side * side]
   int64_t count = 0;
 };
-[[nodiscard]] cudaError_t launch_cut_patches(const PatchArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_cut_patches(const PatchArguments& arguments,
+                                             const LaunchStream& stream);
 
 // ---- rotary.cu ----------------------------------------------------------------------------------
 struct RotaryTableArguments {
@@ -110,7 +115,7 @@ struct RotaryTableArguments {
   int64_t half = 0;
 };
 [[nodiscard]] cudaError_t launch_rotary_table(const RotaryTableArguments& arguments,
-                                              cudaStream_t stream);
+                                              const LaunchStream& stream);
 
 struct RotateArguments {
   Rows x;  // [tokens, heads, 2 * half]
@@ -122,7 +127,8 @@ struct RotateArguments {
   int64_t tokens = 0;
   int64_t half = 0;
 };
-[[nodiscard]] cudaError_t launch_rotate(const RotateArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_rotate(const RotateArguments& arguments,
+                                        const LaunchStream& stream);
 
 // ---- step.cu ------------------------------------------------------------------------------------
 struct BeginStepArguments {
@@ -156,7 +162,8 @@ struct StoreKvArguments {
   KvPages kv;
   int64_t tokens = 0;
 };
-[[nodiscard]] cudaError_t launch_store_kv(const StoreKvArguments& arguments, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_store_kv(const StoreKvArguments& arguments,
+                                          const LaunchStream& stream);
 
 // ---- attention_plain.cu -------------------------------------------------------------------------
 /// Largest head_dim of the plain kernels.

@@ -34,6 +34,8 @@ __device__ void store_head(const T* from, Cache* to, float* scale, int head_dim,
 template <typename T, typename Cache, int kPack>
 __global__ void __launch_bounds__(64)
     store_kv(DeviceRows<T> k, DeviceRows<T> v, const int32_t* __restrict__ slots, KvPages kv) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const int lane = static_cast<int>(threadIdx.x % 32);
   const bool is_key = threadIdx.x < 32;
   const uint32_t token = blockIdx.x;
@@ -50,7 +52,7 @@ __global__ void __launch_bounds__(64)
 
 }  // namespace
 
-cudaError_t launch_store_kv(const StoreKvArguments& a, cudaStream_t stream) {
+cudaError_t launch_store_kv(const StoreKvArguments& a, const LaunchStream& stream) {
   if (a.tokens == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(a.tokens), static_cast<unsigned>(a.kv.kv_heads));
   // The cache's own rows are aligned where the head's width is a multiple of the pack.
@@ -59,9 +61,8 @@ cudaError_t launch_store_kv(const StoreKvArguments& a, cudaStream_t stream) {
     return dispatch_cache(a.kv.element, [&]<typename Cache>() {
       const DeviceRows<T> k(a.k);
       const DeviceRows<T> v(a.v);
-      packs ? store_kv<T, Cache, 4><<<grid, 64, 0, stream>>>(k, v, a.slots, a.kv)
-            : store_kv<T, Cache, 1><<<grid, 64, 0, stream>>>(k, v, a.slots, a.kv);
-      return cudaGetLastError();
+      return launch_kernel(packs ? store_kv<T, Cache, 4> : store_kv<T, Cache, 1>, {grid, 64},
+                           stream, k, v, a.slots, a.kv);
     });
   });
 }

@@ -26,6 +26,8 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock)
     normalize_in_warps(DeviceRows<In> x, const int32_t* __restrict__ indices,
                        const float* __restrict__ weight, const float* __restrict__ bias,
                        float epsilon, DeviceRows<Out> out, uint32_t num_rows, int dim) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const uint32_t row = blockIdx.x * kRowsPerBlock + threadIdx.x / 32;
   if (row >= num_rows) return;  // whole warps
   const int first = static_cast<int>(threadIdx.x % 32) * kPack;
@@ -78,6 +80,8 @@ __global__ void __launch_bounds__(kBlockThreads)
     normalize_in_blocks(DeviceRows<In> x, const int32_t* __restrict__ indices,
                         const float* __restrict__ weight, const float* __restrict__ bias,
                         float epsilon, DeviceRows<Out> out, int dim) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const int first = static_cast<int>(threadIdx.x) * kPack;
   constexpr int kStep = kBlockThreads * kPack;
   const In* from =
@@ -111,23 +115,24 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 template <typename In, typename Out, int kPack, int kPacks, bool kIsLayerNorm>
-void launch_warps(const NormArguments& a, cudaStream_t stream) {
-  normalize_in_warps<In, Out, kPack, kPacks, kIsLayerNorm>
-      <<<divide_up(a.num_rows, kRowsPerBlock), 32 * kRowsPerBlock, 0, stream>>>(
-          DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
-          static_cast<uint32_t>(a.num_rows), static_cast<int>(a.dim));
+cudaError_t launch_warps(const NormArguments& a, const LaunchStream& stream) {
+  return launch_kernel(normalize_in_warps<In, Out, kPack, kPacks, kIsLayerNorm>,
+                       {divide_up(a.num_rows, kRowsPerBlock), 32 * kRowsPerBlock}, stream,
+                       DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon,
+                       DeviceRows<Out>(a.out), static_cast<uint32_t>(a.num_rows),
+                       static_cast<int>(a.dim));
 }
 
 template <typename In, typename Out, int kPack, bool kIsLayerNorm>
-void launch_blocks(const NormArguments& a, cudaStream_t stream) {
-  normalize_in_blocks<In, Out, kPack, kIsLayerNorm>
-      <<<static_cast<unsigned>(a.num_rows), kBlockThreads, 0, stream>>>(
-          DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon, DeviceRows<Out>(a.out),
-          static_cast<int>(a.dim));
+cudaError_t launch_blocks(const NormArguments& a, const LaunchStream& stream) {
+  return launch_kernel(normalize_in_blocks<In, Out, kPack, kIsLayerNorm>,
+                       {static_cast<unsigned>(a.num_rows), kBlockThreads}, stream,
+                       DeviceRows<In>(a.x), a.indices, a.weight, a.bias, a.epsilon,
+                       DeviceRows<Out>(a.out), static_cast<int>(a.dim));
 }
 
 template <typename In, typename Out, bool kIsLayerNorm>
-void launch(const NormArguments& a, cudaStream_t stream) {
+cudaError_t launch(const NormArguments& a, const LaunchStream& stream) {
   const auto is_aligned = [](const float* vector) {
     return reinterpret_cast<uintptr_t>(vector) % 16 == 0;
   };
@@ -136,20 +141,22 @@ void launch(const NormArguments& a, cudaStream_t stream) {
   };
   if (a.dim <= 128 && packs(4)) return launch_warps<In, Out, 4, 1, kIsLayerNorm>(a, stream);
   if (!packs(8)) return launch_blocks<In, Out, 1, kIsLayerNorm>(a, stream);
-  if (a.dim <= 1280) return launch_warps<In, Out, 8, 5, kIsLayerNorm>(a, stream);
-  if (a.dim <= 2560) return launch_warps<In, Out, 8, 10, kIsLayerNorm>(a, stream);
-  if (a.dim <= 4096) return launch_warps<In, Out, 8, 16, kIsLayerNorm>(a, stream);
-  launch_blocks<In, Out, 8, kIsLayerNorm>(a, stream);
+  constexpr int kPack = 16 / sizeof(In);  // so that the lanes of a warp read neighbours
+  constexpr int kStep = 32 * kPack;
+  if (a.dim <= 1280) return launch_warps<In, Out, kPack, 1280 / kStep, kIsLayerNorm>(a, stream);
+  if (a.dim <= 2560) return launch_warps<In, Out, kPack, 2560 / kStep, kIsLayerNorm>(a, stream);
+  if (a.dim <= 4096) return launch_warps<In, Out, kPack, 4096 / kStep, kIsLayerNorm>(a, stream);
+  return launch_blocks<In, Out, 8, kIsLayerNorm>(a, stream);
 }
 
 }  // namespace
 
-cudaError_t launch_norm(const NormArguments& a, cudaStream_t stream) {
+cudaError_t launch_norm(const NormArguments& a, const LaunchStream& stream) {
   if (a.num_rows == 0) return cudaSuccess;
   return dispatch_activation(a.x.element, [&]<typename In>() {
     return dispatch_activation(a.out.element, [&]<typename Out>() {
-      a.bias != nullptr ? launch<In, Out, true>(a, stream) : launch<In, Out, false>(a, stream);
-      return cudaGetLastError();
+      return a.bias != nullptr ? launch<In, Out, true>(a, stream)
+                               : launch<In, Out, false>(a, stream);
     });
   });
 }

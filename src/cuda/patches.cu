@@ -18,6 +18,8 @@ template <typename Out, int kPack>
 __global__ void __launch_bounds__(kThreads)
     cut_patches(Picture picture, DeviceRows<Out> out, uint32_t packs_per_patch,
                 uint32_t num_packs) {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= num_packs) return;
   const uint32_t row = index / packs_per_patch;
@@ -48,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Out, int kPack>
-cudaError_t launch(const PatchArguments& a, cudaStream_t stream) {
+cudaError_t launch(const PatchArguments& a, const LaunchStream& stream) {
   const int64_t packs_per_patch = 3 * a.frames * a.side * a.side / kPack;
   const int64_t packs = a.count * packs_per_patch;
   if (packs > UINT32_MAX - kThreads || a.first + a.count > UINT32_MAX) return cudaErrorInvalidValue;
@@ -61,15 +63,14 @@ cudaError_t launch(const PatchArguments& a, cudaStream_t stream) {
                            .merge = static_cast<uint32_t>(a.merge),
                            .frames = static_cast<uint32_t>(a.frames),
                            .first = static_cast<uint32_t>(a.first)};
-  cut_patches<Out, kPack><<<divide_up(packs, kThreads), kThreads, 0, stream>>>(
-      picture, DeviceRows<Out>(a.out), static_cast<uint32_t>(packs_per_patch),
-      static_cast<uint32_t>(packs));
-  return cudaGetLastError();
+  return launch_kernel(cut_patches<Out, kPack>, {divide_up(packs, kThreads), kThreads}, stream,
+                       picture, DeviceRows<Out>(a.out), static_cast<uint32_t>(packs_per_patch),
+                       static_cast<uint32_t>(packs));
 }
 
 }  // namespace
 
-cudaError_t launch_cut_patches(const PatchArguments& a, cudaStream_t stream) {
+cudaError_t launch_cut_patches(const PatchArguments& a, const LaunchStream& stream) {
   if (a.count == 0) return cudaSuccess;
   // A pack stays within one row of a patch.
   const bool packs = a.side % 8 == 0 && allow_packs({a.out}, a.side, 8);

@@ -113,6 +113,17 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
+/// The two numbers of a rotary pair after their rotation. Spelled out, so that every kernel that
+/// rotates rounds alike.
+__device__ __forceinline__ float rotated_first(float first, float second, float cosine,
+                                               float sine) {
+  return fmaf(first, cosine, -(second * sine));
+}
+__device__ __forceinline__ float rotated_second(float first, float second, float cosine,
+                                                float sine) {
+  return fmaf(second, cosine, first * sine);
+}
+
 __device__ __forceinline__ float silu(float x) {
   return x * reciprocal(1.0F + exp2_fast(-1.4426950408889634F * x));
 }

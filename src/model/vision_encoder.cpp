@@ -103,8 +103,14 @@ void VisionEncoder::begin(std::span<const VisionPicture> pictures, const TraceFu
     outputs_.push_back(picture.output);
   }
   check(num_patches_ > 0 && num_patches_ <= max_patches(), "a vision pass has too many patches");
+  // The first picture is on its way to the device while the host works out the rest.
+  Tensor pixels = upload_pixels(pictures.front());
   stage_inputs(pictures);
-  embed_patches(pictures);
+  int64_t row = 0;
+  for (const VisionPicture& picture : pictures) {
+    if (row > 0) pixels = upload_pixels(picture);
+    row = embed_patches(picture, pixels, row);
+  }
   trace_tensor(trace, "vision.patch_embed", -1, act_.hidden.slice(0, 0, num_patches_));
   add_positions();
   trace_tensor(trace, "vision.embedded", -1, act_.hidden.slice(0, 0, num_patches_));
@@ -154,33 +160,38 @@ Tensor VisionEncoder::words_at(int64_t first, DType dtype,
 
 // Pixels go to the device as bytes, a quarter of what their patches take, and a still's frames are
 // made there.
-void VisionEncoder::embed_patches(std::span<const VisionPicture> pictures) {
+Tensor VisionEncoder::upload_pixels(const VisionPicture& picture) {
+  const int64_t height = picture.grid.h * config_.patch_size;
+  const int64_t width = picture.grid.w * config_.patch_size;
+  const int64_t per_patch = config_.temporal_patch_size;
+  const auto bytes = static_cast<int64_t>(picture.pixels.size());
+  const int64_t frames = bytes / (height * width * 3);
+  check(bytes == frames * height * width * 3 &&
+            (frames + per_patch - 1) / per_patch == picture.grid.t,
+        "a picture's pixels do not fit its grid");
+  const Tensor pixels = reshape_front(act_.pixels, {frames, height, width, 3});
+  backend_.upload(std::as_bytes(picture.pixels), pixels);
+  return pixels;
+}
+
+// Into the rows of the residual stream from `row` on; returns the row after the last.
+int64_t VisionEncoder::embed_patches(const VisionPicture& picture, const Tensor& pixels,
+                                     int64_t row) {
   const Tensor table =
       words_at(kWordsPerPatch * num_patches_ + config_.head_dim(), DType::f32, {3, kPixelValues});
   const int64_t chunk = act_.patches.size(0);
+  const int64_t patches = picture.grid.num_patches();
   PatchOrder order{.side = config_.patch_size,
                    .merge = config_.spatial_merge_size,
                    .frames = config_.temporal_patch_size};
-  int64_t row = 0;
-  for (const VisionPicture& picture : pictures) {
-    const int64_t height = picture.grid.h * order.side;
-    const int64_t width = picture.grid.w * order.side;
-    const auto bytes = static_cast<int64_t>(picture.pixels.size());
-    const int64_t frames = bytes / (height * width * 3);
-    check(bytes == frames * height * width * 3 &&
-              (frames + order.frames - 1) / order.frames == picture.grid.t,
-          "a picture's pixels do not fit its grid");
-    const Tensor pixels = reshape_front(act_.pixels, {frames, height, width, 3});
-    backend_.upload(std::as_bytes(picture.pixels), pixels);
-    const int64_t patches = picture.grid.num_patches();
-    for (order.first = 0; order.first < patches; order.first += chunk) {
-      const int64_t count = std::min(chunk, patches - order.first);
-      const Tensor part = act_.patches.slice(0, 0, count);
-      backend_.cut_patches(pixels, table, order, part);
-      backend_.linear(part, weights_.patch_embed, act_.hidden.slice(0, row, count));
-      row += count;
-    }
+  for (; order.first < patches; order.first += chunk) {
+    const int64_t count = std::min(chunk, patches - order.first);
+    const Tensor part = act_.patches.slice(0, 0, count);
+    backend_.cut_patches(pixels, table, order, part);
+    backend_.linear(part, weights_.patch_embed, act_.hidden.slice(0, row, count));
+    row += count;
   }
+  return row;
 }
 
 // Adds the position embeddings and makes the rotary tables.
@@ -237,12 +248,11 @@ void VisionEncoder::run_block(const VisionBlockWeights& weights) {
   const Tensor sines = act_.sines.slice(0, 0, num_patches_);
 
   backend_.layer_norm(hidden, weights.norm1.weight, weights.norm1.bias, kLayerNormEpsilon, normed);
-  backend_.linear(normed, weights.qkv, qkv);
+  // q and k are turned, v is not.
+  backend_.linear_rotate(normed, weights.qkv, {cosines, sines, 2 * heads}, qkv);
   const Tensor q = qkv.slice(1, 0, width).split_last(heads);          // [patches, heads, head_dim]
   const Tensor k = qkv.slice(1, width, width).split_last(heads);      // the same
   const Tensor v = qkv.slice(1, 2 * width, width).split_last(heads);  // the same
-  const Tensor q_and_k = qkv.slice(1, 0, 2 * width).split_last(2 * heads);
-  backend_.rotate(q_and_k, cosines, sines, q_and_k);
   const Tensor attended = act_.attended.slice(0, 0, num_patches_);
   backend_.attend_packed(q, k, v, segment_begin_, attended.split_last(heads));
   backend_.linear_add(attended, weights.proj, hidden);

@@ -76,7 +76,8 @@ class VisionEncoder {
 
  private:
   void stage_inputs(std::span<const VisionPicture> pictures);
-  void embed_patches(std::span<const VisionPicture> pictures);
+  Tensor upload_pixels(const VisionPicture& picture);
+  int64_t embed_patches(const VisionPicture& picture, const Tensor& pixels, int64_t row);
   void add_positions();
   /// What stage_inputs() uploaded from word `first` on, under another type.
   [[nodiscard]] Tensor words_at(int64_t first, DType dtype,

@@ -225,6 +225,34 @@ TEST_P(Operations, LinearGeluEqualsItsTwoSteps) {
   }
 }
 
+TEST_P(Operations, LinearRotateEqualsItsTwoSteps) {
+  struct Case {
+    int64_t heads, rotated, head_dim;
+  };
+  // Heads of 64 are what a fused product takes; those of 72 and a projection that ends inside a
+  // block of features are not.
+  for (const Case& c : {Case{6, 4, 64}, Case{3, 3, 64}, Case{3, 2, 72}, Case{5, 2, 16}}) {
+    for (const DType stored : {DType::bf16, DType::f8_e4m3}) {
+      for (const DType dtype : kActivations) {
+        for (const int64_t rows : {1, 7, 65, 131}) {
+          const int64_t out = c.heads * c.head_dim;
+          const LinearPart part = linear_part(stored, out, 256, true);
+          const Pair x = random(dtype, {rows, 256});
+          const Pair cosines = random(DType::f32, {rows, c.head_dim / 2});
+          const Pair sines = random(DType::f32, {rows, c.head_dim / 2});
+          const Pair y = poisoned(dtype, {rows, out});
+          run([&](Backend& b, auto at) {
+            b.linear_rotate(at(x), weight_of(b, {part}, LinearLayout::plain),
+                            {at(cosines), at(sines), c.rotated}, at(y));
+          });
+          // Rounded before the rotation and after it; random sines turn by up to a factor of four.
+          expect_close(y, 8 * tolerance(dtype, 256) + (dtype == DType::bf16 ? 0x1p-6 : 0));
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Operations, LinearSiluMulEqualsItsThreeSteps) {
   for (const DType stored : {DType::bf16, DType::f8_e4m3}) {
     for (const DType dtype : kActivations) {

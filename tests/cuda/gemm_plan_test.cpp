@@ -6,8 +6,8 @@
 namespace glimpse::cuda {
 namespace {
 
-constexpr GemmTile kTiles[] = {GemmTile::t16f256, GemmTile::t32f256, GemmTile::t64f128,
-                               GemmTile::t128f128, GemmTile::t128f256};
+constexpr GemmTile kTiles[] = {GemmTile::t16f256, GemmTile::t32f256,  GemmTile::t64f128,
+                               GemmTile::t96f128, GemmTile::t128f128, GemmTile::t128f256};
 // RTX 5060, RTX 3060, RTX 4060, A100, H200: multiprocessors and shared bytes of each.
 constexpr GemmDevice kCards[] = {
     {30, 100 << 10}, {28, 100 << 10}, {24, 100 << 10}, {108, 164 << 10}, {132, 228 << 10}};
