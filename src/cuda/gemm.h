@@ -18,7 +18,7 @@ enum class GemmOp : int32_t {
   add,        // out += sum: the residual connection
   gelu_tanh,  // out = gelu(sum), the tanh form
   silu_mul,   // out = silu(x weight^T) * (x weight_up^T); no bias
-  rotate,     // out = sum, its first heads of kRotatedHeadDim features turned; bf16
+  rotate,     // out = sum, its first heads of kRotatedHeadDim features turned; all bf16
 };
 
 /// Block tiles of the kernel: rows of x by rows of W ("features").
@@ -72,7 +72,10 @@ struct GemmPlan {
 
 struct GemmTileShape {
   int tokens, features, threads, stages, k_step, blocks_per_multiprocessor;
-  [[nodiscard]] int shared_bytes() const { return stages * (tokens * k_step * 2 + features * 64); }
+  int weight_row_bytes;  // a stage
+  [[nodiscard]] int shared_bytes() const {
+    return stages * (tokens * k_step * 2 + features * weight_row_bytes);
+  }
 };
 [[nodiscard]] GemmTileShape gemm_tile_shape(GemmTile tile, bool weight_is_f8);
 

@@ -43,7 +43,8 @@ struct GemmParameters {
   int* counters;  // one per shared tile
 };
 
-template <bool kF8, int kTokenCount, int kFeatureCount, int kTokenWarps, int kStageCount,
+/// kStep columns of k make a stage.
+template <bool kF8, int kTokenCount, int kFeatureCount, int kTokenWarps, int kStep, int kStageCount,
           int kBlocks>
 struct GemmTileConfig {
   static constexpr bool kIsF8 = kF8;
@@ -57,10 +58,12 @@ struct GemmTileConfig {
   static constexpr int kThreads = 32 * kWarpsAlongTokens * (kFeatures / kWarpFeatures);
   static constexpr int kTilesF = kWarpFeatures / 16;
   static constexpr int kTilesT = kWarpTokens / 8;
-  // A row of W is 64 bytes a stage: 64 e4m3 or 32 bf16.
-  static constexpr int kStepK = kIsF8 ? 64 : 32;
-  static constexpr int kBytesX = kTokens * kStepK * 2;
-  static constexpr int kBytesW = kFeatures * 64;
+  static constexpr int kStepK = kStep;
+  static constexpr int kRowBytesX = kStepK * 2;
+  static constexpr int kRowBytesW = kIsF8 ? kStepK : kStepK * 2;
+  static_assert(kIsF8 ? kStepK == 64 : kStepK == 32 || kStepK == 64, "what the layouts know");
+  static constexpr int kBytesX = kTokens * kRowBytesX;
+  static constexpr int kBytesW = kFeatures * kRowBytesW;
   static constexpr int kStageBytes = kBytesX + kBytesW;
   static constexpr int kSharedBytes = kStages * kStageBytes;
   static_assert(kSharedBytes <= 99 * 1024, "sm_86, 89 and 120 have 99 KiB a block");
@@ -129,8 +132,10 @@ class GemmBlock {
         warp_feature_(threadIdx.x / 32 / Tile::kWarpsAlongTokens),
         warp_token_(threadIdx.x / 32 % Tile::kWarpsAlongTokens),
         is_pair_(parameters.op == GemmOp::silu_mul),
-        lane_x_(lane_position_x()),
-        lane_w_(lane_position_w()),
+        lane_x_(pinned(lane_position_x())),
+        lane_w_(pinned(Tile::kBytesX + lane_position_w())),
+        copy_x_(pinned(position_x(threadIdx.x / kChunksX, threadIdx.x % kChunksX))),
+        copy_w_(pinned(Tile::kBytesX + position_w(threadIdx.x / kChunksW, threadIdx.x % kChunksW))),
         load_(parameters),
         compute_(parameters) {}
 
@@ -138,7 +143,10 @@ class GemmBlock {
     if (load_.done()) return;
     begin_load_tile();
 #pragma unroll 1
-    for (int stage = 0; stage < Tile::kStages; ++stage) issue_copies(stage);
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      move_copies();
+      issue_copies(stage);
+    }
     copy_async_wait<Tile::kStages - 1>();
     __syncthreads();
     load_fragments(0, 0, 0);
@@ -155,6 +163,7 @@ class GemmBlock {
         if (step == kStepsK - 2) {
           // The last fragments of this stage are on their way to registers, so after the barrier
           // its memory takes new copies; the next stage is complete.
+          move_copies();
           copy_async_wait<Tile::kStages - 2>();
           __syncthreads();
           multiply<0, Tile::kTilesF / 2>(step % 2);
@@ -177,31 +186,49 @@ class GemmBlock {
   }
 
  private:
+  /// Keeps a number in its register, where the compiler would work it out again at every use; not
+  /// with three blocks on a multiprocessor, whose 168 registers are full.
+  __device__ static uint32_t pinned(uint32_t number) {
+    if constexpr (Tile::kBlocksPerMultiprocessor > 2) return number;
+    return __shfl_sync(0xffffffffU, number, static_cast<int>(threadIdx.x) % 32);
+  }
+
   static constexpr int kStepsK = Tile::kStepK / 16;
+  static_assert(Tile::kStageBytes % 128 == 0 && Tile::kBytesX % 128 == 0);
   static_assert(kStepsK >= 2 && kStepsK % 2 == 0);
-  static constexpr int kChunksX = Tile::kStepK * 2 / 16;  // 16-byte chunks of a row of x
+  static constexpr int kChunksX = Tile::kRowBytesX / 16;  // of a row of x
+  static constexpr int kChunksW = Tile::kRowBytesW / 16;
   static constexpr int kRowsPerPassX = Tile::kThreads / kChunksX;
   static constexpr int kPassesX = (Tile::kTokens + kRowsPerPassX - 1) / kRowsPerPassX;
-  static constexpr int kRowsPerPassW = Tile::kThreads / 4;
+  static constexpr int kRowsPerPassW = Tile::kThreads / kChunksW;
   static constexpr int kPassesW = Tile::kFeatures / kRowsPerPassW;
-  static constexpr int kPassesPerWarp = Tile::kWarpFeatures / kRowsPerPassW;
-  static_assert(kPassesPerWarp == 1 || kPassesPerWarp == 2);
   static constexpr int kHalf = Tile::kWarpFeatures / 2;
   static constexpr int kWeightBytes = Tile::kIsF8 ? 1 : 2;
 
   // ---- global to shared -----------------------------------------------------------------------
-  /// Byte position of a 16-byte chunk in the tile of x. bf16: rows of 64 bytes, read by ldmatrix.
-  /// e4m3: rows of 128 bytes, read 32 bytes a row.
-  __device__ static int position_x(int row, int chunk) {
+  /// Byte position of a 16-byte chunk in the tile of x. bf16: read by ldmatrix. e4m3: rows of 128
+  /// bytes, read 32 bytes a row.
+  __device__ static constexpr int position_x(int row, int chunk) {
     if constexpr (Tile::kIsF8) {
       return row * 128 + ((((chunk >> 1) ^ (row & 3)) << 1) + (chunk & 1)) * 16;
+    } else if constexpr (Tile::kRowBytesX == 128) {
+      return row * 128 + (chunk ^ (row & 7)) * 16;
     } else {
       return row * 64 + (chunk ^ ((row >> 1) & 3)) * 16;
     }
   }
-  /// Two rows of W share a line of 128 bytes; ldmatrix reads rows 4g + constant.
-  __device__ static int position_w(int row, int chunk) {
-    return (row >> 1) * 128 + ((((row & 1) << 2) + chunk) ^ ((row >> 2) & 7)) * 16;
+  /// ldmatrix reads rows 4g + constant. Two rows of 64 bytes share a line of 128.
+  __device__ static constexpr int position_w(int row, int chunk) {
+    if constexpr (Tile::kRowBytesW == 128) {
+      return row * 128 + (chunk ^ ((row >> 2) & 7)) * 16;
+    } else {
+      return (row >> 1) * 128 + ((((row & 1) << 2) + chunk) ^ ((row >> 2) & 7)) * 16;
+    }
+  }
+  /// The place of the chunk at `first`, so many rows further down: lines are added, and in a line
+  /// the exclusive-or of both.
+  __device__ static uint32_t down(uint32_t first, int position) {
+    return (first ^ (position & 127)) + (position & ~127);
   }
 
   /// Rows beyond the end repeat the last one: what they add is never stored. All addresses but the
@@ -212,28 +239,24 @@ class GemmBlock {
     const int thread = static_cast<int>(threadIdx.x);
     const int row_x = token_tile * Tile::kTokens + thread / kChunksX;
     const int last_x = p_.num_rows - 1;
-    const int first_x = min(row_x, last_x);
-    const int column = load_.k * Tile::kStepK;
+    const int column = (load_.k - 1) * Tile::kStepK;  // move_copies() comes first
     columns_left_ = p_.in_features - column;
-    from_x_ = p_.x + first_x * p_.x_stride + thread % kChunksX * 8 + column;
-    const int stride_x = static_cast<int>(p_.x_stride);
+    const auto* x = reinterpret_cast<const uint8_t*>(p_.x + thread % kChunksX * 8 + column);
 #pragma unroll
     for (int pass = 0; pass < kPassesX; ++pass) {
-      offset_x_[pass] = (min(row_x + pass * kRowsPerPassX, last_x) - first_x) * stride_x;
+      from_x_[pass] = x + min(row_x + pass * kRowsPerPassX, last_x) * p_.x_stride * 2;
     }
-    // The 64 rows of one warp are one pass or two; of a pair, 32 of the gate and 32 of up.
-    const int in_tile = thread / 4;
-    const int row_w = is_pair_ ? feature_tile * (Tile::kFeatures / 2) + in_tile % kHalf
-                               : feature_tile * Tile::kFeatures + in_tile;
     const int last_w = p_.out_features - 1;
-    const int first_w = min(row_w, last_w);
-    const bool is_up = is_pair_ && in_tile >= kHalf;
-    from_w_ =
-        p_.weight[is_up ? 1 : 0] + first_w * row_bytes() + thread % 4 * 16 + column * kWeightBytes;
+    const int64_t in_row = thread % kChunksW * 16 + column * kWeightBytes;
 #pragma unroll
     for (int pass = 0; pass < kPassesW; ++pass) {
-      const int down = is_pair_ ? pass / kPassesPerWarp * kHalf : pass * kRowsPerPassW;
-      offset_w_[pass] = (min(row_w + down, last_w) - first_w) * static_cast<int>(row_bytes());
+      // Of the 64 rows of a warp, the first 32 are the gate's in a pair, the others up's.
+      const int in_tile = thread / kChunksW + pass * kRowsPerPassW;
+      const bool is_up = is_pair_ && in_tile % Tile::kWarpFeatures >= kHalf;
+      const int row = is_pair_ ? feature_tile * (Tile::kFeatures / 2) +
+                                     in_tile / Tile::kWarpFeatures * kHalf + in_tile % kHalf
+                               : feature_tile * Tile::kFeatures + in_tile;
+      from_w_[pass] = p_.weight[is_up ? 1 : 0] + min(row, last_w) * row_bytes() + in_row;
     }
   }
 
@@ -255,27 +278,31 @@ class GemmBlock {
   }
 
   __device__ void copy_stage(int stage) {
-    const int thread = static_cast<int>(threadIdx.x);
     const uint32_t to = shared_ + stage * Tile::kStageBytes;
-    const uint32_t to_x = to + position_x(thread / kChunksX, thread % kChunksX);
+    const int thread = static_cast<int>(threadIdx.x);
     const bool x_is_valid = thread % kChunksX * 8 < columns_left_;
 #pragma unroll
     for (int pass = 0; pass < kPassesX; ++pass) {
       const bool is_idle = Tile::kTokens % kRowsPerPassX != 0 &&
                            thread / kChunksX + pass * kRowsPerPassX >= Tile::kTokens;
       if (is_idle) break;
-      copy_async(to_x + position_x(pass * kRowsPerPassX, 0), from_x_ + offset_x_[pass], x_is_valid);
+      copy_async(to + down(copy_x_, position_x(pass * kRowsPerPassX, 0)), from_x_[pass],
+                 x_is_valid);
     }
-    const uint32_t to_w = to + Tile::kBytesX + position_w(thread / 4, thread % 4);
-    const bool w_is_valid = thread % 4 * (16 / kWeightBytes) < columns_left_;
-    const int64_t to_up = kPassesPerWarp == 2 && is_pair_ ? p_.weight[1] - p_.weight[0] : 0;
+    const bool w_is_valid = thread % kChunksW * (16 / kWeightBytes) < columns_left_;
 #pragma unroll
     for (int pass = 0; pass < kPassesW; ++pass) {
-      copy_async(to_w + position_w(pass * kRowsPerPassW, 0),
-                 from_w_ + offset_w_[pass] + (pass % 2 != 0 ? to_up : 0), w_is_valid);
+      copy_async(to + down(copy_w_, position_w(pass * kRowsPerPassW, 0)), from_w_[pass],
+                 w_is_valid);
     }
-    from_x_ += Tile::kStepK;
-    from_w_ += 64;
+  }
+
+  /// To the next step, long before its copies and long after those that read these registers.
+  __device__ void move_copies() {
+#pragma unroll
+    for (const uint8_t*& from : from_x_) from += Tile::kRowBytesX;
+#pragma unroll
+    for (const uint8_t*& from : from_w_) from += Tile::kRowBytesW;
     columns_left_ -= Tile::kStepK;
   }
 
@@ -283,12 +310,12 @@ class GemmBlock {
   __device__ void load_fragments(int buffer, int stage, int step) {
     const uint32_t tile_x = shared_ + stage * Tile::kStageBytes;
     load_fragments_x(buffer, tile_x, step);
-    load_fragments_w(buffer, tile_x + Tile::kBytesX, step);
+    load_fragments_w(buffer, tile_x, step);
   }
 
-  // A step moves a lane's place by an exclusive-or of its chunk, whatever the row.
+  // A step moves a lane's place by an exclusive-or of its chunk, whatever the row and the stage.
   __device__ void load_fragments_x(int buffer, uint32_t tile, int step) {
-    const uint32_t from = (tile + lane_x_) ^ (step * 32);
+    const uint32_t from = tile + (lane_x_ ^ (step * 32));
     if constexpr (Tile::kIsF8) {
 #pragma unroll
       for (int j = 0; j < Tile::kTilesT; ++j) {
@@ -298,7 +325,7 @@ class GemmBlock {
 #pragma unroll
       for (int j = 0; j < Tile::kTilesT; j += 2) {
         uint32_t both[4];
-        load_matrix_x4(both, from + j * 512);
+        load_matrix_x4(both, from + j * 8 * Tile::kRowBytesX);
         x_[buffer][j][0] = both[0], x_[buffer][j][1] = both[1];
         x_[buffer][j + 1][0] = both[2], x_[buffer][j + 1][1] = both[3];
       }
@@ -306,12 +333,12 @@ class GemmBlock {
   }
 
   __device__ void load_fragments_w(int buffer, uint32_t tile, int step) {
-    const uint32_t from = (tile + lane_w_) ^ (step * (Tile::kIsF8 ? 16 : 32));
+    const uint32_t from = tile + (lane_w_ ^ (step * (Tile::kIsF8 ? 16 : 32)));
 #pragma unroll
     for (int load = 0; load < kLoadsW; ++load) {
       // e4m3: lower and upper rows of 16-row tiles 2 load and 2 load + 1
-      const int down = Tile::kIsF8 ? 32 * load : 32 * (load / 2) + 2 * (load % 2);
-      load_matrix_x4(w_[buffer][load], from + down * 64);
+      const int rows = Tile::kIsF8 ? 32 * load : 32 * (load / 2) + 2 * (load % 2);
+      load_matrix_x4(w_[buffer][load], from + rows * Tile::kRowBytesW);
     }
   }
 
@@ -510,7 +537,8 @@ class GemmBlock {
       bias[half] = has_bias ? __ldg(reinterpret_cast<const float4*>(p_.bias + feature[half]))
                             : make_float4(0, 0, 0, 0);
     }
-    const bool is_rotated = p_.op == GemmOp::rotate && feature[0] < p_.rotated_features;
+    const bool is_rotated =
+        !Tile::kIsF8 && p_.op == GemmOp::rotate && feature[0] < p_.rotated_features;
     // The sums move down by kAtOnce tiles after each round, so that one copy of the code serves
     // all.
     constexpr int kAtOnce = Tile::kTilesT < 2 ? 1 : 2;
@@ -654,11 +682,11 @@ class GemmBlock {
   const uint32_t shared_;
   const int lane_, warp_feature_, warp_token_;
   const bool is_pair_;
-  const uint32_t lane_x_, lane_w_;
+  const uint32_t lane_x_, lane_w_;  // this lane's first row at step 0, in a stage
+  const uint32_t copy_x_, copy_w_;  // this thread's first copy, in a stage
   GemmCursor load_, compute_;
-  const __nv_bfloat16* from_x_;  // this thread's chunk at the next step to be copied
-  const uint8_t* from_w_;
-  int offset_x_[kPassesX], offset_w_[kPassesW];  // of its rows from the first: elements; bytes
+  const uint8_t* from_x_[kPassesX];  // this thread's chunks at the next step to be copied
+  const uint8_t* from_w_[kPassesW];
   int columns_left_;
   const float* scale_row_[2];
   float scale_[2];

@@ -13,7 +13,7 @@ constexpr std::array kTiles = {GemmTile::t16f256, GemmTile::t32f256,  GemmTile::
 
 /// Share of the tensor cores' rate that a full card of these blocks reaches (those of 64 rows and
 /// more as measured on an H200, products alone).
-constexpr double efficiency_of(GemmTile tile) {
+constexpr double efficiency_of(GemmTile tile, bool weight_is_f8) {
   switch (tile) {
     case GemmTile::t16f256:
       return 0.20;
@@ -22,7 +22,7 @@ constexpr double efficiency_of(GemmTile tile) {
     case GemmTile::t64f128:
       return 0.43;
     case GemmTile::t96f128:
-      return 0.50;
+      return weight_is_f8 ? 0.50 : 0.60;
     case GemmTile::t128f128:
       return 0.53;
     case GemmTile::t128f256:
@@ -50,7 +50,8 @@ constexpr double kClocksToShare = 16000;
 constexpr double kClocksPerPart = 2000;
 
 /// Relative time of a plan: the longest share of the line, and the parts that are added at its end.
-double cost_of(const GemmPlan& plan, const GemmTileShape& shape, const GemmDevice& device) {
+double cost_of(const GemmPlan& plan, bool weight_is_f8, const GemmDevice& device) {
+  const GemmTileShape shape = gemm_tile_shape(plan.tile, weight_is_f8);
   const int64_t tiles = int64_t{plan.token_tiles} * plan.feature_tiles;
   const int64_t shared_tiles =
       std::max<int64_t>(0, tiles - int64_t{plan.full_waves} * plan.num_blocks);
@@ -61,8 +62,8 @@ double cost_of(const GemmPlan& plan, const GemmTileShape& shape, const GemmDevic
   // Fewer blocks than the tile is made for leave the tensor cores waiting, but not in proportion.
   const auto clocks = [&](double steps, int64_t blocks) {
     const auto beside = static_cast<double>(divide_up(blocks, device.num_multiprocessors));
-    const double efficiency =
-        efficiency_of(plan.tile) * std::sqrt(beside / shape.blocks_per_multiprocessor);
+    const double efficiency = efficiency_of(plan.tile, weight_is_f8) *
+                              std::sqrt(beside / shape.blocks_per_multiprocessor);
     return steps * shape.k_step * shape.tokens * shape.features * beside /
            (kProductsPerClock * efficiency);
   };
@@ -86,17 +87,17 @@ GemmTileShape gemm_tile_shape(GemmTile tile, bool weight_is_f8) {
   const int k_step = weight_is_f8 ? 64 : 32;
   switch (tile) {
     case GemmTile::t16f256:
-      return {16, 256, 128, 5, k_step, 2};
+      return {16, 256, 128, 5, k_step, 2, 64};
     case GemmTile::t32f256:
-      return {32, 256, 128, 4, k_step, 2};
+      return {32, 256, 128, 4, k_step, 2, 64};
     case GemmTile::t64f128:
-      return {64, 128, 128, 4, k_step, 3};
+      return {64, 128, 128, 4, k_step, 3, 64};
     case GemmTile::t96f128:
-      return {96, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2};
+      return {96, 128, 128, weight_is_f8 ? 4 : 3, 64, 2, weight_is_f8 ? 64 : 128};
     case GemmTile::t128f128:
-      return {128, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2};
+      return {128, 128, 128, weight_is_f8 ? 4 : 6, k_step, 2, 64};
     case GemmTile::t128f256:
-      return {128, 256, 256, weight_is_f8 ? 3 : 4, k_step, 1};
+      return {128, 256, 256, weight_is_f8 ? 3 : 4, k_step, 1, 64};
   }
   return {};
 }
@@ -106,10 +107,10 @@ bool gemm_supports(const GemmArguments& arguments) {
     return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
   };
   const int64_t out_bytes = arguments.out_is_f32 ? 16 : 8;  // of four features
-  const bool can_rotate =
-      arguments.op != GemmOp::rotate ||
-      (!arguments.out_is_f32 && arguments.rotated_features % kRotatedHeadDim == 0 &&
-       aligned(arguments.cosines, 16) && aligned(arguments.sines, 16));
+  const bool can_rotate = arguments.op != GemmOp::rotate ||
+                          (!arguments.out_is_f32 && !arguments.weight_is_f8 &&
+                           arguments.rotated_features % kRotatedHeadDim == 0 &&
+                           aligned(arguments.cosines, 16) && aligned(arguments.sines, 16));
   return can_rotate && arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
          arguments.out_features % 4 == 0 && arguments.x_stride % 8 == 0 &&
          arguments.out_stride % 4 == 0 && aligned(arguments.x, 16) &&
@@ -155,7 +156,7 @@ GemmPlan plan_gemm(const GemmArguments& arguments, const GemmDevice& device) {
   for (const GemmTile tile : kTiles) {
     for (const bool may_share : {true, false}) {
       const GemmPlan plan = plan_gemm_tile(arguments, device, tile, may_share);
-      const double cost = cost_of(plan, gemm_tile_shape(tile, arguments.weight_is_f8), device);
+      const double cost = cost_of(plan, arguments.weight_is_f8, device);
       if (best.num_blocks == 0 || cost < best_cost) {
         best = plan;
         best_cost = cost;

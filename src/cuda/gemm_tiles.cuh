@@ -8,19 +8,19 @@ namespace glimpse::cuda {
 // A warp of 64x64 reads 3 (e4m3) or 4 (bf16) KiB of shared memory for 32 products of 16x8x16,
 // which leaves the tensor cores the bottleneck; eight of them share an x of 128 rows.
 template <bool kF8>
-using GemmTileT128F256 = GemmTileConfig<kF8, 128, 256, 2, kF8 ? 3 : 4, 1>;
+using GemmTileT128F256 = GemmTileConfig<kF8, 128, 256, 2, kF8 ? 64 : 32, kF8 ? 3 : 4, 1>;
 template <bool kF8>
-using GemmTileT128F128 = GemmTileConfig<kF8, 128, 128, 2, kF8 ? 4 : 6, 2>;
+using GemmTileT128F128 = GemmTileConfig<kF8, 128, 128, 2, kF8 ? 64 : 32, kF8 ? 4 : 6, 2>;
 // Between these two in rows, where tiles of 128 fill the last wave badly.
 template <bool kF8>
-using GemmTileT96F128 = GemmTileConfig<kF8, 96, 128, 2, kF8 ? 4 : 6, 2>;
+using GemmTileT96F128 = GemmTileConfig<kF8, 96, 128, 2, 64, kF8 ? 4 : 3, 2>;
 // Few rows: what counts is weight bytes under way, so several blocks share a multiprocessor.
 template <bool kF8>
-using GemmTileT64F128 = GemmTileConfig<kF8, 64, 128, 2, 4, 3>;
+using GemmTileT64F128 = GemmTileConfig<kF8, 64, 128, 2, kF8 ? 64 : 32, 4, 3>;
 template <bool kF8>
-using GemmTileT32F256 = GemmTileConfig<kF8, 32, 256, 1, 4, 2>;
+using GemmTileT32F256 = GemmTileConfig<kF8, 32, 256, 1, kF8 ? 64 : 32, 4, 2>;
 template <bool kF8>
-using GemmTileT16F256 = GemmTileConfig<kF8, 16, 256, 1, 5, 2>;
+using GemmTileT16F256 = GemmTileConfig<kF8, 16, 256, 1, kF8 ? 64 : 32, 5, 2>;
 
 template <typename Tile>
 cudaError_t prepare_gemm_tile() {
