@@ -42,7 +42,7 @@ class AttentionTile {
         by_chunk_(lane_ % 8 + lane_ / 16 * 8, lane_ / 8 % 2),
         by_row_(lane_ % 16, lane_ / 16) {
 #pragma unroll
-    for (int r = 0; r < 4; ++r) maximum_[r] = -INFINITY, sum_[r] = 0.0F;
+    for (int r = 0; r < 4; ++r) offset_[r] = -INFINITY, sum_[r] = 0.0F;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -99,9 +99,6 @@ class AttentionTile {
   __device__ void advance(uint32_t values, Scores& scores, uint32_t next_keys, bool next_is_masked,
                           Limit next_limit, Scores& next) {
     static_assert(kQueriesInRegisters);
-    float offset[4];
-#pragma unroll
-    for (int r = 0; r < 4; ++r) offset[r] = maximum_[r] * scale_;
     clear(next);
     constexpr int kParts = kTilesK / 2 * kStepsD;
 #pragma unroll
@@ -120,7 +117,7 @@ class AttentionTile {
       for (int s = kScores * part / kParts; s < kScores * (part + 1) / kParts; ++s) {
         const int r = s / 2 % 4;
         float& score = scores.values[r / 2][s / 8][r % 2 * 2 + s % 2];
-        score = exp2f_fast(fmaf(score, scale_, -offset[r]));
+        score = exp2f_fast(fmaf(score, scale_, -offset_[r]));
         sum_[r] += score;
       }
     }
@@ -237,46 +234,48 @@ class AttentionTile {
   __device__ void exponentiate(float (&scores)[2][kTilesK][4]) {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const float offset = maximum_[r] * scale_;
 #pragma unroll
       for (int n = 0; n < kTilesK; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& score = scores[r / 2][n][r % 2 * 2 + e];
-          score = exp2f_fast(fmaf(score, scale_, -offset));
+          score = exp2f_fast(fmaf(score, scale_, -offset_[r]));
           sum_[r] += score;
         }
       }
     }
   }
 
-  /// Where a maximum rises, the sums so far are rescaled; after the first tiles that is rare.
+  /// Exponents are taken from an offset that the maximum has not left by much: probabilities up to
+  /// 2^kHeadroom are as exact in f32 and bf16 as those up to 1, and a new offset means that all
+  /// sums are rescaled. After the first tiles that is rare.
   __device__ void raise_maximum(const float (&scores)[2][kTilesK][4]) {
-    float factor[4];
-    bool rose = false;
+    constexpr float kHeadroom = 8.0F;
+    float highest[4];  // of this lane's scores
+    bool is_far_above = false;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      float highest = maximum_[r];
+      highest[r] = -INFINITY;
 #pragma unroll
       for (int n = 0; n < kTilesK; ++n) {
         const float(&s)[4] = scores[r / 2][n];
-        highest = fmaxf(highest, fmaxf(s[r % 2 * 2], s[r % 2 * 2 + 1]));
+        highest[r] = fmaxf(highest[r], fmaxf(s[r % 2 * 2], s[r % 2 * 2 + 1]));
       }
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffU, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffU, highest, 2));
-      rose |= highest > maximum_[r];
-      factor[r] = exp2f_fast((maximum_[r] - highest) * scale_);
-      maximum_[r] = highest;
+      is_far_above |= fmaf(highest[r], scale_, -offset_[r]) > kHeadroom;
     }
-    if (__any_sync(0xffffffffU, rose)) {
+    if (!__any_sync(0xffffffffU, is_far_above)) return;
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        sum_[r] *= factor[r];
+    for (int r = 0; r < 4; ++r) {
+      highest[r] = fmaxf(highest[r], __shfl_xor_sync(0xffffffffU, highest[r], 1));
+      highest[r] = fmaxf(highest[r], __shfl_xor_sync(0xffffffffU, highest[r], 2));
+      const float raised = fmaxf(offset_[r], highest[r] * scale_);
+      const float factor = exp2f_fast(offset_[r] - raised);
+      offset_[r] = raised;
+      sum_[r] *= factor;
 #pragma unroll
-        for (int n = 0; n < kTilesD; ++n) {
-          out_[r / 2][n][r % 2 * 2] *= factor[r];
-          out_[r / 2][n][r % 2 * 2 + 1] *= factor[r];
-        }
+      for (int n = 0; n < kTilesD; ++n) {
+        out_[r / 2][n][r % 2 * 2] *= factor;
+        out_[r / 2][n][r % 2 * 2 + 1] *= factor;
       }
     }
   }
@@ -324,7 +323,7 @@ class AttentionTile {
   const LaneAddress by_chunk_, by_row_;
   uint32_t queries_ = 0;
   uint32_t q_[kQueriesInRegisters ? kStepsD : 1][2][4];
-  float maximum_[4], sum_[4];
+  float offset_[4], sum_[4];  // offsets: maxima times scale_, or a little less
   float out_[2][kTilesD][4];
 };
 
