@@ -28,6 +28,12 @@ Tensor front(const Tensor& buffer, int64_t first, DType dtype,
   return view;
 }
 
+SamplerReports carve_reports(int64_t max_rows, Arena& arena) {
+  SamplerReports reports;
+  for (SamplerReport& report : reports) report = SamplerReport::carve(max_rows, arena);
+  return reports;
+}
+
 }  // namespace
 
 SamplerBuffers SamplerBuffers::carve(int64_t vocab_size, int64_t max_rows, Arena& arena) {
@@ -35,6 +41,7 @@ SamplerBuffers SamplerBuffers::carve(int64_t vocab_size, int64_t max_rows, Arena
   buffers.token_counts = arena.allocate(DType::u16, {max_rows, vocab_size});
   buffers.allowed = arena.allocate(DType::u32, {max_rows, words_of_mask(vocab_size)});
   buffers.chosen = arena.allocate(DType::i32, {max_rows});
+  if (arena.device() == Device::cpu) buffers.reports = carve_reports(max_rows, arena);
   return buffers;
 }
 
@@ -51,14 +58,15 @@ Sampler::Sampler(Backend& backend, int64_t vocab_size, int64_t max_rows, Arena& 
     : backend_(backend),
       vocab_size_(vocab_size),
       buffers_(SamplerBuffers::carve(vocab_size, max_rows, arena)) {
-  const auto carve_reports = [&](Arena& shared) {
-    for (SamplerReport& report : reports_) report = SamplerReport::carve(max_rows, shared);
-  };
+  if (backend.device() == Device::cpu) {
+    reports_ = buffers_.reports;
+    return;
+  }
   Arena measuring = Arena::measuring(backend.device());
-  carve_reports(measuring);
+  static_cast<void>(carve_reports(max_rows, measuring));
   shared_.emplace(backend.allocate_shared(measuring.peak_bytes(), kReportsName),
                   std::string(kReportsName));
-  carve_reports(*shared_);
+  reports_ = carve_reports(max_rows, *shared_);
 }
 
 void Sampler::start_line(int line, std::span<const TokenId> tokens, int64_t num_prompt_tokens) {
@@ -143,7 +151,7 @@ void Sampler::upload_masks(std::span<const std::span<const uint32_t>> masks) {
 ChosenTokens Sampler::choose(const Tensor& logits, const Tensor& packed,
                              std::span<const SamplingRow> rows) {
   const auto count = static_cast<int64_t>(rows.size());
-  turn_ = (turn_ + 1) % kTurns;
+  turn_ = (turn_ + 1) % reports_.size();
   const SamplerReport& report = reports_[turn_];
   const SamplingRows columns = columns_of(packed, rows);
   const Tensor ids = buffers_.chosen.slice(0, 0, count);

@@ -61,15 +61,6 @@ struct ChosenTokens {
   std::vector<int> num_top;  // of each row, those that it asked for
 };
 
-/// Device memory of a sampler.
-struct SamplerBuffers {
-  Tensor token_counts;  // [lines, vocab] u16
-  Tensor allowed;       // [rows, ceil(vocab / 32)] u32
-  Tensor chosen;        // [rows] i32
-
-  [[nodiscard]] static SamplerBuffers carve(int64_t vocab_size, int64_t max_rows, Arena& arena);
-};
-
 /// What the host reads of a step, in memory that it shares with the device.
 struct SamplerReport {
   Tensor ids;            // [rows] i32
@@ -78,6 +69,18 @@ struct SamplerReport {
   Tensor top_log_probs;  // [rows * kMaxTopLogProbs] f32
 
   [[nodiscard]] static SamplerReport carve(int64_t max_rows, Arena& arena);
+};
+/// Steps take turns: one is read while the next one is written.
+using SamplerReports = std::array<SamplerReport, 2>;
+
+/// Device memory of a sampler.
+struct SamplerBuffers {
+  Tensor token_counts;     // [lines, vocab] u16
+  Tensor allowed;          // [rows, ceil(vocab / 32)] u32
+  Tensor chosen;           // [rows] i32
+  SamplerReports reports;  // where the device's memory is the host's
+
+  [[nodiscard]] static SamplerBuffers carve(int64_t vocab_size, int64_t max_rows, Arena& arena);
 };
 
 /// Runs on the engine's thread. A step's numbers travel with its batch: pack(), then choose() with
@@ -103,16 +106,14 @@ class Sampler {
   [[nodiscard]] const Tensor& chosen() const { return buffers_.chosen; }
 
  private:
-  static constexpr size_t kTurns = 2;
-
   [[nodiscard]] SamplingRows columns_of(const Tensor& packed,
                                         std::span<const SamplingRow> rows) const;
 
   Backend& backend_;
   int64_t vocab_size_;
   SamplerBuffers buffers_;
-  std::optional<Arena> shared_;
-  std::array<SamplerReport, kTurns> reports_;
+  std::optional<Arena> shared_;  // with a device of its own memory
+  SamplerReports reports_;
   size_t turn_ = 0;
   std::vector<uint32_t> mask_staging_;
 };
