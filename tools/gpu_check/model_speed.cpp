@@ -103,11 +103,8 @@ class Model {
       Batch batch = make_batch(sequences, 1, context);
       batch.max_context = kContext;
       std::copy(next.begin(), next.end(), batch.token_ids.begin());
-      language_->stage(batch);
-      backend_.replay(static_cast<uint64_t>(sequences), [&] {
-        const Tensor logits = language_->run(batch, kv_, activations_);
-        backend_.sample(logits, rows, ids, log_probs_.slice(0, 0, sequences));
-      });
+      const Tensor logits = language_->replay(batch, kv_, activations_);
+      backend_.sample(logits, rows, ids, log_probs_.slice(0, 0, sequences));
       backend_.download(ids, std::as_writable_bytes(std::span(next)));
     };
     for (int64_t i = 0; i < 8; ++i) decode(prompt + i);
