@@ -135,10 +135,8 @@ int64_t measured(Device device, const Carve& carve) {
 
 // cudaMalloc hands out whole pieces of this size.
 constexpr int64_t kDevicePieceBytes = int64_t{2} << 20;
-// What the driver takes for the recorded decode steps of one size, at most, and once for steps that
-// are launched while another one runs; in such pieces too.
+// What the driver takes for the recorded decode steps of one size, at most; in such pieces too.
 constexpr int64_t kRecordedStepBytes = int64_t{1} << 20;
-constexpr int64_t kStepsInFlightBytes = int64_t{2} << 20;
 // cuda/staging_ring.h, pinned in host memory.
 constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
@@ -151,7 +149,7 @@ int64_t allocated(Device device, int64_t bytes) {
 int64_t recorded_steps_bytes(const EngineShape& shape) {
   int64_t sizes = 1;
   for (int rows = 1; rows < shape.max_sequences; rows *= 2) ++sizes;
-  return kStepsInFlightBytes + sizes * kRecordedStepBytes;
+  return sizes * kRecordedStepBytes;
 }
 
 StepActivations carve_activations(const PlanInputs& inputs, const EngineShape& shape,
