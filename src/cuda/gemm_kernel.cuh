@@ -43,21 +43,34 @@ struct GemmParameters {
   int* counters;  // one per shared tile
 };
 
+/// How a thread remembers where its copies come from.
+enum class CopyAddresses {
+  first_and_offsets,  // fewest registers: addresses are made anew for every copy
+  pointers,           // one a copy: no instruction and no register of the moment between copies
+};
+
 /// kStep columns of k make a stage.
 template <bool kF8, int kTokenCount, int kFeatureCount, int kTokenWarps, int kStep, int kStageCount,
-          int kBlocks>
+          int kBlocks, CopyAddresses kAddresses>
 struct GemmTileConfig {
   static constexpr bool kIsF8 = kF8;
   static constexpr int kTokens = kTokenCount;      // rows of x in a block
   static constexpr int kFeatures = kFeatureCount;  // rows of W in a block
   static constexpr int kWarpsAlongTokens = kTokenWarps;
   static constexpr int kStages = kStageCount;
-  static constexpr int kBlocksPerMultiprocessor = kBlocks;
   static constexpr int kWarpFeatures = 64;
   static constexpr int kWarpTokens = kTokens / kWarpsAlongTokens;
   static constexpr int kThreads = 32 * kWarpsAlongTokens * (kFeatures / kWarpFeatures);
   static constexpr int kTilesF = kWarpFeatures / 16;
   static constexpr int kTilesT = kWarpTokens / 8;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  // What the compiler makes for these cards needs a few registers more; it would spill them.
+  static constexpr bool kKeepsPointers = false;
+  static constexpr int kResidentBlocks = kBlocks < 2 ? kBlocks : 2;
+#else
+  static constexpr bool kKeepsPointers = kAddresses == CopyAddresses::pointers;
+  static constexpr int kResidentBlocks = kBlocks;
+#endif
   static constexpr int kStepK = kStep;
   static constexpr int kRowBytesX = kStepK * 2;
   static constexpr int kRowBytesW = kIsF8 ? kStepK : kStepK * 2;
@@ -122,6 +135,40 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   return x * reciprocal(1.0F + exp2_fast(u));
 }
 
+/// Addresses of a thread's copies: chunks of `row_bytes` long rows of one matrix, or of two that
+/// are less than 2^30 bytes apart.
+template <int kCount, bool kKeepsPointers>
+struct RowAddresses {
+  const uint8_t* first;
+  int offset[kCount];
+  __device__ void set(int copy, const uint8_t* matrix, int row, int64_t row_bytes) {
+    if (copy == 0) {
+      matrix_ = matrix;
+      row_ = row;
+      first = matrix + row * row_bytes;
+    }
+    offset[copy] = (row - row_) * static_cast<int>(row_bytes) + static_cast<int>(matrix - matrix_);
+  }
+  [[nodiscard]] __device__ const uint8_t* at(int copy) const { return first + offset[copy]; }
+  __device__ void move(int bytes) { first += bytes; }
+
+ private:
+  const uint8_t* matrix_;  // of the first; not kept beyond the last set()
+  int row_;
+};
+template <int kCount>
+struct RowAddresses<kCount, true> {
+  const uint8_t* address[kCount];
+  __device__ void set(int copy, const uint8_t* matrix, int row, int64_t row_bytes) {
+    address[copy] = matrix + row * row_bytes;
+  }
+  [[nodiscard]] __device__ const uint8_t* at(int copy) const { return address[copy]; }
+  __device__ void move(int bytes) {
+#pragma unroll
+    for (const uint8_t*& one : address) one += bytes;
+  }
+};
+
 template <typename Tile>
 class GemmBlock {
  public:
@@ -134,8 +181,8 @@ class GemmBlock {
         is_pair_(parameters.op == GemmOp::silu_mul),
         lane_x_(pinned(lane_position_x())),
         lane_w_(pinned(Tile::kBytesX + lane_position_w())),
-        copy_x_(pinned(position_x(threadIdx.x / kChunksX, threadIdx.x % kChunksX))),
-        copy_w_(pinned(Tile::kBytesX + position_w(threadIdx.x / kChunksW, threadIdx.x % kChunksW))),
+        copy_x_(pinned(copy_position_x())),
+        copy_w_(pinned(copy_position_w())),
         load_(parameters),
         compute_(parameters) {}
 
@@ -144,7 +191,7 @@ class GemmBlock {
     begin_load_tile();
 #pragma unroll 1
     for (int stage = 0; stage < Tile::kStages; ++stage) {
-      move_copies();
+      if constexpr (Tile::kKeepsPointers) move_copies();
       issue_copies(stage);
     }
     copy_async_wait<Tile::kStages - 1>();
@@ -163,7 +210,7 @@ class GemmBlock {
         if (step == kStepsK - 2) {
           // The last fragments of this stage are on their way to registers, so after the barrier
           // its memory takes new copies; the next stage is complete.
-          move_copies();
+          if constexpr (Tile::kKeepsPointers) move_copies();
           copy_async_wait<Tile::kStages - 2>();
           __syncthreads();
           multiply<0, Tile::kTilesF / 2>(step % 2);
@@ -186,10 +233,10 @@ class GemmBlock {
   }
 
  private:
-  /// Keeps a number in its register, where the compiler would work it out again at every use; not
-  /// with three blocks on a multiprocessor, whose 168 registers are full.
+  /// Keeps a number in its register, where the compiler would work it out again at every use. Needs
+  /// registers to spare: tiles of pointers have them.
   __device__ static uint32_t pinned(uint32_t number) {
-    if constexpr (Tile::kBlocksPerMultiprocessor > 2) return number;
+    if constexpr (!Tile::kKeepsPointers) return number;
     return __shfl_sync(0xffffffffU, number, static_cast<int>(threadIdx.x) % 32);
   }
 
@@ -239,15 +286,16 @@ class GemmBlock {
     const int thread = static_cast<int>(threadIdx.x);
     const int row_x = token_tile * Tile::kTokens + thread / kChunksX;
     const int last_x = p_.num_rows - 1;
-    const int column = (load_.k - 1) * Tile::kStepK;  // move_copies() comes first
+    // Pointers are moved first.
+    const int column = (load_.k - (Tile::kKeepsPointers ? 1 : 0)) * Tile::kStepK;
     columns_left_ = p_.in_features - column;
     const auto* x = reinterpret_cast<const uint8_t*>(p_.x + thread % kChunksX * 8 + column);
 #pragma unroll
     for (int pass = 0; pass < kPassesX; ++pass) {
-      from_x_[pass] = x + min(row_x + pass * kRowsPerPassX, last_x) * p_.x_stride * 2;
+      from_x_.set(pass, x, min(row_x + pass * kRowsPerPassX, last_x), p_.x_stride * 2);
     }
     const int last_w = p_.out_features - 1;
-    const int64_t in_row = thread % kChunksW * 16 + column * kWeightBytes;
+    const int in_row = thread % kChunksW * 16 + column * kWeightBytes;
 #pragma unroll
     for (int pass = 0; pass < kPassesW; ++pass) {
       // Of the 64 rows of a warp, the first 32 are the gate's in a pair, the others up's.
@@ -256,7 +304,7 @@ class GemmBlock {
       const int row = is_pair_ ? feature_tile * (Tile::kFeatures / 2) +
                                      in_tile / Tile::kWarpFeatures * kHalf + in_tile % kHalf
                                : feature_tile * Tile::kFeatures + in_tile;
-      from_w_[pass] = p_.weight[is_up ? 1 : 0] + min(row, last_w) * row_bytes() + in_row;
+      from_w_.set(pass, p_.weight[is_up ? 1 : 0] + in_row, min(row, last_w), row_bytes());
     }
   }
 
@@ -286,23 +334,25 @@ class GemmBlock {
       const bool is_idle = Tile::kTokens % kRowsPerPassX != 0 &&
                            thread / kChunksX + pass * kRowsPerPassX >= Tile::kTokens;
       if (is_idle) break;
-      copy_async(to + down(copy_x_, position_x(pass * kRowsPerPassX, 0)), from_x_[pass],
-                 x_is_valid);
+      copy_async(to + down(Tile::kKeepsPointers ? copy_x_ : copy_position_x(),
+                           position_x(pass * kRowsPerPassX, 0)),
+                 from_x_.at(pass), x_is_valid);
     }
     const bool w_is_valid = thread % kChunksW * (16 / kWeightBytes) < columns_left_;
 #pragma unroll
     for (int pass = 0; pass < kPassesW; ++pass) {
-      copy_async(to + down(copy_w_, position_w(pass * kRowsPerPassW, 0)), from_w_[pass],
-                 w_is_valid);
+      copy_async(to + down(Tile::kKeepsPointers ? copy_w_ : copy_position_w(),
+                           position_w(pass * kRowsPerPassW, 0)),
+                 from_w_.at(pass), w_is_valid);
     }
+    if constexpr (!Tile::kKeepsPointers) move_copies();
   }
 
-  /// To the next step, long before its copies and long after those that read these registers.
+  /// To the next step. Pointers long before its copies, and long after those that read the
+  /// registers: else each waits for the other.
   __device__ void move_copies() {
-#pragma unroll
-    for (const uint8_t*& from : from_x_) from += Tile::kRowBytesX;
-#pragma unroll
-    for (const uint8_t*& from : from_w_) from += Tile::kRowBytesW;
+    from_x_.move(Tile::kRowBytesX);
+    from_w_.move(Tile::kRowBytesW);
     columns_left_ -= Tile::kStepK;
   }
 
@@ -356,6 +406,14 @@ class GemmBlock {
     const int first = warp_feature_ * Tile::kWarpFeatures + 4 * (lane_ % 8);
     return Tile::kIsF8 ? position_w(first + lane_ / 8, 0)
                        : position_w(first + lane_ / 8 % 2, lane_ / 16);
+  }
+
+  /// Byte position of this thread's first copy of x and of W.
+  [[nodiscard]] __device__ static uint32_t copy_position_x() {
+    return position_x(threadIdx.x / kChunksX, threadIdx.x % kChunksX);
+  }
+  [[nodiscard]] __device__ static uint32_t copy_position_w() {
+    return Tile::kBytesX + position_w(threadIdx.x / kChunksW, threadIdx.x % kChunksW);
   }
 
   template <int kFirst, int kEnd>
@@ -683,10 +741,11 @@ class GemmBlock {
   const int lane_, warp_feature_, warp_token_;
   const bool is_pair_;
   const uint32_t lane_x_, lane_w_;  // this lane's first row at step 0, in a stage
-  const uint32_t copy_x_, copy_w_;  // this thread's first copy, in a stage
+  const uint32_t copy_x_, copy_w_;  // this thread's first copy, in a stage; with pointers only
   GemmCursor load_, compute_;
-  const uint8_t* from_x_[kPassesX];  // this thread's chunks at the next step to be copied
-  const uint8_t* from_w_[kPassesW];
+  // This thread's chunks at the next step to be copied.
+  RowAddresses<kPassesX, Tile::kKeepsPointers> from_x_;
+  RowAddresses<kPassesW, Tile::kKeepsPointers> from_w_;
   int columns_left_;
   const float* scale_row_[2];
   float scale_[2];
@@ -696,7 +755,7 @@ class GemmBlock {
 };
 
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResidentBlocks)
     gemm(const __grid_constant__ GemmParameters parameters) {
   wait_for_earlier_kernels();
   extern __shared__ __align__(128) uint8_t shared[];

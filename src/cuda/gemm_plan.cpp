@@ -111,7 +111,12 @@ bool gemm_supports(const GemmArguments& arguments) {
                           (!arguments.out_is_f32 && !arguments.weight_is_f8 &&
                            arguments.rotated_features % kRotatedHeadDim == 0 &&
                            aligned(arguments.cosines, 16) && aligned(arguments.sines, 16));
-  return can_rotate && arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
+  // Rows of both matrices are addressed from the first.
+  const auto* gate = static_cast<const char*>(arguments.weight);
+  const auto* up = static_cast<const char*>(arguments.weight_up);
+  constexpr int64_t kFarthest = int64_t{1} << 30;
+  const bool are_near = up == nullptr || (up - gate < kFarthest && gate - up < kFarthest);
+  return can_rotate && are_near && arguments.in_features % (arguments.weight_is_f8 ? 16 : 8) == 0 &&
          arguments.out_features % 4 == 0 && arguments.x_stride % 8 == 0 &&
          arguments.out_stride % 4 == 0 && aligned(arguments.x, 16) &&
          aligned(arguments.weight, 16) && aligned(arguments.weight_up, 16) &&
