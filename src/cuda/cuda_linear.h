@@ -19,7 +19,8 @@ void run_linear_silu_mul(const CudaContext& context, const Tensor& x, const Line
 /// out = gelu(x W^T + bias), the tanh form, by one kernel; false where none takes this shape.
 [[nodiscard]] bool try_linear_gelu_tanh(const CudaContext& context, const Tensor& x,
                                         const LinearWeight& weight, const Tensor& out);
-/// out = x W^T + bias with its first heads rotated, by one kernel; false where none takes this shape.
+/// out = x W^T + bias with its first heads rotated, by one kernel; false where none takes this
+/// shape.
 [[nodiscard]] bool try_linear_rotate(const CudaContext& context, const Tensor& x,
                                      const LinearWeight& weight, const HeadRotation& rotation,
                                      const Tensor& out);
