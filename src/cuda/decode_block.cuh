@@ -335,22 +335,4 @@ struct Awaited {
   }
 };
 
-/// `words` as first peeked; reads again until all are there.
-__device__ inline float4 collect(const uint32_t* from, uint4 words) {
-  for (int tries = 0; words.x == 0 || words.y == 0 || words.z == 0 || words.w == 0; ++tries) {
-    if (tries > kPollLimit) __trap();
-    words = peek4(from);
-  }
-  return {__uint_as_float(~words.x), __uint_as_float(~words.y), __uint_as_float(~words.z),
-          __uint_as_float(~words.w)};
-}
-
-__device__ inline uint2 collect(const uint32_t* from, uint2 words) {
-  for (int tries = 0; words.x == 0 || words.y == 0; ++tries) {
-    if (tries > kPollLimit) __trap();
-    words = peek2(from);
-  }
-  return {~words.x, ~words.y};
-}
-
 }  // namespace glimpse::cuda::fused

@@ -480,6 +480,30 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
          a.rows * hidden_of_block <= residual;
 }
 
+DecodeArguments decode_part(const DecodeArguments& arguments, int index, int launches) {
+  DecodeArguments part = arguments;
+  const int first = share_begin(arguments.rows, index, launches);
+  part.rows = share_begin(arguments.rows, index + 1, launches) - first;
+  part.hidden += int64_t{first} * arguments.hidden_size;
+  part.cosines += first * kHalf;
+  part.sines += first * kHalf;
+  part.slots += first;
+  part.context_length += first;
+  part.page_table += int64_t{first} * arguments.max_pages;
+  return part;
+}
+
+int decode_launches(const DecodeArguments& arguments, int num_multiprocessors) {
+  for (int launches = 1; launches <= arguments.rows; ++launches) {
+    bool all = true;
+    for (int i = 0; i < launches && all; ++i) {
+      all = decode_supports(decode_part(arguments, i, launches), num_multiprocessors);
+    }
+    if (all) return launches;
+  }
+  return 0;
+}
+
 int64_t decode_workspace_bytes() {
   return static_cast<int64_t>(sizeof(Workspace));
 }

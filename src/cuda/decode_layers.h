@@ -66,6 +66,12 @@ struct DecodeArguments {
 };
 
 [[nodiscard]] bool decode_supports(const DecodeArguments& arguments, int num_multiprocessors);
+/// Launches that a step is dealt to, as evenly as possible: more than one where all its rows
+/// together are too wide for shared memory. 0 where not even one row fits.
+[[nodiscard]] int decode_launches(const DecodeArguments& arguments, int num_multiprocessors);
+/// What launch `index` of `launches` is of a step: some of its sequences.
+[[nodiscard]] DecodeArguments decode_part(const DecodeArguments& arguments, int index,
+                                          int launches);
 /// For any model that decode_supports().
 [[nodiscard]] int64_t decode_workspace_bytes();
 /// Once per device, before the first launch.

@@ -1,4 +1,7 @@
 // Which models the fused decoder takes: needs no GPU.
+#include <cstdint>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "cuda/decode_layers.h"
@@ -29,6 +32,40 @@ TEST(DecodeShape, bothModelsFitUpToEightSequencesOnSmallAndLargeCards) {
       }
     }
   }
+}
+
+TEST(DecodeShape, wideRowsAreDealtToSeveralLaunches) {
+  DecodeArguments a = shape(4096, 12288, 32, 8);  // 8B
+  a.rows = 8;
+  a.weight_is_f8 = true;
+  EXPECT_FALSE(decode_supports(a, 132));
+  EXPECT_EQ(decode_launches(a, 132), 2);
+  EXPECT_EQ(decode_launches(shape(2560, 9728, 32, 8), 132), 1);
+  EXPECT_EQ(decode_launches(shape(2048 + 64, 6144, 24, 8), 132), 0);
+}
+
+TEST(DecodeShape, aPartOfAStepHasItsOwnSequences) {
+  DecodeArguments a = shape(16, 32, 2, 1);
+  a.rows = 5;
+  a.max_pages = 3;
+  std::vector<float> hidden(5 * 16);
+  std::vector<float> angles(5 * 64);
+  std::vector<int32_t> numbers(5 * 3);
+  a.hidden = hidden.data();
+  a.cosines = a.sines = angles.data();
+  a.slots = a.context_length = a.page_table = numbers.data();
+  int rows = 0;
+  for (int i = 0; i < 2; ++i) {
+    const DecodeArguments part = decode_part(a, i, 2);
+    EXPECT_EQ(part.hidden - a.hidden, rows * 16);
+    EXPECT_EQ(part.cosines - a.cosines, rows * 64);
+    EXPECT_EQ(part.sines - a.sines, rows * 64);
+    EXPECT_EQ(part.slots - a.slots, rows);
+    EXPECT_EQ(part.context_length - a.context_length, rows);
+    EXPECT_EQ(part.page_table - a.page_table, rows * 3);
+    rows += part.rows;
+  }
+  EXPECT_EQ(rows, 5);
 }
 
 TEST(DecodeShape, rowsOfWeightsMustBeWholeUnits) {
