@@ -468,14 +468,16 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
       a.hidden_size > kMaxHidden || a.intermediate_size > kMaxIntermediate) {
     return false;
   }
-  // A norm's row is staged whole; a block keeps its part of the residual stream.
+  // A norm's row is staged whole, in whole blocks of columns; a block keeps its part of the
+  // residual stream.
   const int blocks = decode_blocks(num_multiprocessors);
   const int hidden_of_block = 2 * ((a.hidden_size / 2 + blocks - 1) / blocks);
   const bool many = a.rows > kFewRows;
   const int staged = many ? Layout<true>::kStagedBytes : Layout<false>::kStagedBytes;
   const int residual = many ? Layout<true>::kResidualFloats : Layout<false>::kResidualFloats;
   const int norm = many ? Layout<true>::kNormFloats : Layout<false>::kNormFloats;
-  return (a.hidden_size + 32) * 2 * a.rows <= staged &&
+  const int whole_blocks = (a.hidden_size + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+  return (whole_blocks + 32) * 2 * a.rows <= staged &&
          a.hidden_size <= kMaxChunkBlocks * kBlockColumns && hidden_of_block <= norm &&
          a.rows * hidden_of_block <= residual;
 }

@@ -44,6 +44,14 @@ TEST(DecodeShape, wideRowsAreDealtToSeveralLaunches) {
   EXPECT_EQ(decode_launches(shape(2048 + 64, 6144, 24, 8), 132), 0);
 }
 
+TEST(DecodeShape, halfABlockOfColumnsNeedsTheRoomOfAWholeOne) {
+  DecodeArguments a = shape(5440, 6144, 16, 8);  // 42.5 blocks, bf16
+  a.rows = 4;
+  EXPECT_FALSE(decode_supports(a, 132));
+  a.hidden_size = 5376;
+  EXPECT_TRUE(decode_supports(a, 132));
+}
+
 TEST(DecodeShape, aPartOfAStepHasItsOwnSequences) {
   DecodeArguments a = shape(16, 32, 2, 1);
   a.rows = 5;
