@@ -12,11 +12,13 @@ namespace glimpse::cuda::fused {
 constexpr int kStreamThreads = 256;
 constexpr int kStreamWarps = kStreamThreads / 32;
 constexpr int kFewRows = 2;
-/// The ring's units. 64 KiB under way per multiprocessor with few sequences; with many, whose
-/// activations need the room, 32 KiB.
-template <bool kMany>
-inline constexpr int kRingUnitBytes = kMany ? kUnitBytes : 2 * kUnitBytes;
+/// Units under way: 64 KiB per multiprocessor with few sequences; with many, whose activations need
+/// the room, 32 KiB.
 constexpr int kRingDepth = 2;
+/// Layers whose pointers a block has at hand. A warp that has weights in a layer at all is with its
+/// copies at most kRingDepth + 1 layers ahead, and this many less two are there from its first
+/// product on.
+constexpr int kLayersAhead = kRingDepth + 3;
 
 constexpr int kPageTokens = 32;
 constexpr int kHalf = kDecodeHeadDim / 2;
@@ -27,25 +29,28 @@ constexpr int kMaxQkvHeads = 96;  // of queries, keys and values together
 constexpr int kMaxBlocks = 256;
 // 99 KiB per block on every card.
 constexpr int kSharedBytes = 98 * 1024;
-constexpr int kMaxChunkBlocks = 96;  // of 128 columns, staged at once
+constexpr int kMaxChunkBlocks = 96;    // of 128 columns, staged at once
+constexpr int kMaxWeightScales = 384;  // of a block's part of a product
 constexpr int kTailBytes = 3 * 1024;
 
 /// A block's shared memory: the ring ([kStreamWarps, kRingDepth] units), sums, staged activations
-/// and their scales, the norm's weights of the block's hidden columns, its share of the residual
-/// stream of all rows, and the tail.
+/// and their scales, the weights' scales of this product and the next one, the norm's weights of
+/// the block's hidden columns, its share of the residual stream of all rows, and the tail.
 template <bool kMany>
 struct Layout {
   static constexpr int kRows = kMany ? kStreamRows : kFewRows;
-  static constexpr int kTiles = kMany ? 10 : kTilesPerPass;  // whose sums wait at once
-  using Unit = RingUnit<kRingUnitBytes<kMany>>;
+  static constexpr int kTiles = kMany ? 10 : 20;  // whose sums wait at once
+  using Unit = RingUnit<kMany>;
   using Scratch = StreamScratch<kStreamWarps, kRows, kTiles>;
   static constexpr int kRingBytes = kStreamWarps * kRingDepth * static_cast<int>(sizeof(Unit));
   static constexpr int kScratchBytes = static_cast<int>(sizeof(Scratch));
   static constexpr int kScaleBytes = kMaxChunkBlocks * kRows * 4;
+  static constexpr int kWeightScaleBytes = 2 * kMaxWeightScales * 4;
   static constexpr int kNormFloats = kMany ? 192 : 256;
   static constexpr int kResidualFloats = kMany ? 1280 : 768;
   static constexpr int kStagedBytes = kSharedBytes - kRingBytes - kScratchBytes - kScaleBytes -
-                                      (kNormFloats + kResidualFloats) * 4 - kTailBytes;
+                                      kWeightScaleBytes - (kNormFloats + kResidualFloats) * 4 -
+                                      kTailBytes;
 };
 // Keys of one tile of the attention, by one warp; and of a whole block.
 constexpr int kTileTokens = 16;
@@ -105,9 +110,13 @@ struct Workspace {
 struct ProductShape {
   int outputs, columns;
   TileRows rows;
-  PassPlan pass;      // of the first pass over a whole chunk
-  PassPlan last;      // of the first pass over the last chunk
-  int chunk_columns;  // that shared memory holds at once, whole blocks
+  PassPlan pass;         // of the first pass over a whole chunk
+  PassPlan last;         // of the first pass over the last chunk
+  int chunk_columns;     // that shared memory holds at once, whole blocks
+  Divisor scale_stride;  // of the weights' scales in shared memory: whole units
+  int scale_blocks;      // of 128 rows
+  int scale_columns;     // in device memory
+  bool chunks_add_up;    // in the slots: all chunks are dealt alike, each in one pass
 
   __device__ const PassPlan& pass_over(int first_column) const {
     return first_column + chunk_columns < columns ? pass : last;
@@ -116,13 +125,22 @@ struct ProductShape {
 
 /// Where a warp's first run of units of a product is.
 struct alignas(16) FirstRun {
-  uint16_t row, last_row;    // of its tile; of the block
+  uint16_t row, last_row;    // of its tile; of the block's
   uint16_t unit, run, left;  // in the row; of the run; of the pass behind it
   uint16_t units;            // of a row
   uint8_t half, per_tile;    // see TileRows
   bool is_whole;             // the product is one pass over one chunk
 };
 static_assert(sizeof(FirstRun) == 16);
+
+/// What one lane adds up of a tile's sums: two outputs' sums from `slots` slots.
+struct SumItem {
+  uint32_t from : 12;    // of the first slot: floats from the slots' begin
+ uint32_t slots : 4;     // 0: the lane has nothing
+  uint32_t output : 16;  // the first of the two, from the block's first on
+};
+/// Of the first pass, that are worked out once per launch.
+constexpr int kSumItems = 64;
 
 /// One kv head of one sequence over a run of its keys: a block's work.
 struct AttentionUnit {
@@ -142,10 +160,11 @@ struct LastPass {
 struct BlockTail {
   float2 statistics[kDecodeRows];  // of a product's passes so far
   DecodeArguments arguments;
-  DecodeLayer layers[2];  // this layer's pointers and the next one's
+  DecodeLayer layers[kLayersAhead];  // this one's pointers and the next ones'
   ProductShape shapes[kDecodeProducts];
   PassPlan pass;  // of later passes and chunks
   FirstRun first_runs[kStreamWarps][kDecodeProducts];
+  SumItem first_sums[kDecodeProducts][kSumItems];
   AttentionUnit unit;  // this block's first
   int max_splits;
   int context[kDecodeRows];
@@ -159,6 +178,7 @@ struct Block {
   void* sums;            // Layout::Scratch
   uint16_t* staged;      // Layout::kStagedBytes
   float* staged_scales;  // [kMaxChunkBlocks, scale_rows]
+  float* weight_scales;  // [2, kMaxWeightScales] of products with even and odd numbers
   float* norm_weights;   // [this block's hidden columns] of the norm that comes next
   float* residual;       // [rows, this block's hidden columns]
   BlockTail* tail;
@@ -184,12 +204,14 @@ __device__ inline Block this_block() {
   uint8_t* const staged = sums + L::kScratchBytes;
   uint8_t* const scales = staged + L::kStagedBytes;
   BlockTail& tail = tail_of_block();
-  auto* const norm_weights = reinterpret_cast<float*>(scales + L::kScaleBytes);
+  auto* const weight_scales = reinterpret_cast<float*>(scales + L::kScaleBytes);
+  float* const norm_weights = weight_scales + 2 * kMaxWeightScales;
   return {tail.arguments,
           static_cast<Workspace*>(tail.arguments.workspace),
           sums,
           reinterpret_cast<uint16_t*>(staged),
           reinterpret_cast<float*>(scales),
+          weight_scales,
           norm_weights,
           norm_weights + L::kNormFloats,
           &tail};

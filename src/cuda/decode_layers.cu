@@ -13,17 +13,21 @@
 // keys and values of each sequence, once.
 #include "cuda/decode_layers.h"
 
-#include "cuda/decode_staging.cuh"
+#include <algorithm>
+
+#include "cuda/decode_sums.cuh"
 
 namespace glimpse::cuda {
 namespace fused {
 
-/// One layer's pointers into shared memory, where they cost no trip to L2 when needed.
+/// A layer's pointers into shared memory, where they cost no trip when needed; by one warp.
 __device__ inline void fetch_layer(BlockTail& tail, const DecodeLayers& all, int index) {
   constexpr int kWords = sizeof(DecodeLayer) / sizeof(uint64_t);
-  if (threadIdx.x < kWords && index < tail.arguments.num_layers) {
-    reinterpret_cast<uint64_t*>(&tail.layers[index % 2])[threadIdx.x] =
-        reinterpret_cast<const uint64_t*>(&all.layers[index])[threadIdx.x];
+  static_assert(kWords <= 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < kWords && index < tail.arguments.num_layers) {
+    reinterpret_cast<uint64_t*>(&tail.layers[index % kLayersAhead])[lane] =
+        reinterpret_cast<const uint64_t*>(&all.layers[index])[lane];
   }
 }
 
@@ -100,7 +104,8 @@ __device__ void take_back_all(const Block& block, Exchange& exchange, Exchange& 
 
 // ---- products -----------------------------------------------------------------------------------
 
-/// The activations of a product; `index` is its layer. What stage_norm() returns, or 0.
+/// The activations of a product other than down; `index` is its layer. What stage_norm() returns,
+/// or 0.
 template <typename W, bool kMany>
 __device__ float stage(const Block& block, int index, DecodeProduct product, int first_column,
                        int count, const Staged& staged) {
@@ -108,10 +113,6 @@ __device__ float stage(const Block& block, int index, DecodeProduct product, int
   if (product == DecodeProduct::o) {
     stage_attended<W, kMany>(block, exchange, first_column / kDecodeHeadDim, count / kDecodeHeadDim,
                              staged);
-    return 0;
-  }
-  if (product == DecodeProduct::down) {
-    stage_inner<W, kMany>(block, exchange.inner, first_column, count, staged);
     return 0;
   }
   const auto& stream = product == DecodeProduct::qkv
@@ -122,146 +123,6 @@ __device__ float stage(const Block& block, int index, DecodeProduct product, int
   } else {
     return stage_norm<W>(block, stream, staged);
   }
-}
-
-/// The norm that reads the residual stream behind a product; null behind the last layer.
-__device__ inline const float* norm_behind(const Block& block, DecodeProduct product, int index) {
-  if (product == DecodeProduct::o) return block.tail->layers[index % 2].post_attention_layernorm;
-  if (product != DecodeProduct::down || index + 1 == block.a.num_layers) return nullptr;
-  return block.tail->layers[(index + 1) % 2].input_layernorm;
-}
-
-/// What a warp says of the elements of a row that it published.
-struct SumStatistics {
-  float largest = 0;
-  float squares = 0;
-
-  /// Publishes them, the warp's together.
-  __device__ void publish_to(PublishedStatistics& to) const {
-    const uint32_t all = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest));
-    const float sum = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) publish(to, __uint_as_float(all), sum);
-  }
-};
-
-/// Elements `at` and the next of the residual stream, times the weights of the norm that comes
-/// next.
-template <bool kMany>
-__device__ inline void publish_residual(PublishedRows<kMaxHidden>& to, int at, float2 x,
-                                        float2 weight, SumStatistics& statistics) {
-  const float2 y{x.x * weight.x, x.y * weight.y};
-  if constexpr (kMany) {
-    publish(to.words + at / 2, bf16_pair(y.x, y.y));
-  } else {
-    publish(to.words + at, y.x, y.y);
-  }
-  statistics.largest = fmaxf(statistics.largest, fmaxf(fabsf(y.x), fabsf(y.y)));
-  statistics.squares += x.x * x.x + x.y * x.y;
-}
-
-/// Where a product's sums of outputs `output` and the next go; `factor` is what is left of the norm
-/// before it. Each element of the residual stream has one owner, so its sum has one order.
-template <bool kMany>
-__device__ inline void store_sums(const Block& block, int index, DecodeProduct product,
-                                  bool is_complete, int output, int row, float2 lower, float2 upper,
-                                  float factor, SumStatistics& statistics) {
-  const DecodeArguments& a = block.a;
-  const ProductShape& shape = block.tail->shapes[static_cast<int>(product)];
-  Exchange& exchange = block.workspace->exchanges[index % 2];
-  const int at = row * shape.outputs + output;
-  if (product == DecodeProduct::qkv) {
-    publish(exchange.qkv + at / 2, bf16_pair(lower.x * factor, lower.y * factor));
-  } else if (product == DecodeProduct::gate_up) {
-    const float2 inner{silu(lower.x * factor) * (upper.x * factor),
-                       silu(lower.y * factor) * (upper.y * factor)};
-    publish(exchange.inner.words + at / 2, bf16_pair(inner.x, inner.y));
-    statistics.largest = fmaxf(statistics.largest, fmaxf(fabsf(inner.x), fabsf(inner.y)));
-  } else {
-    const int column = output - shape.rows.first;
-    auto* residual = reinterpret_cast<float2*>(block.residual +
-                                               row * (shape.rows.last - shape.rows.first) + column);
-    const float2 before = *residual;
-    const float2 sum{before.x + lower.x, before.y + lower.y};
-    *residual = sum;
-    if (!is_complete) return;
-    if (product == DecodeProduct::down && index + 1 == a.num_layers) {
-      *reinterpret_cast<float2*>(a.hidden + at) = sum;
-      return;
-    }
-    publish_residual<kMany>(
-        product == DecodeProduct::o ? exchange.after_attention : exchange.after_mlp, at, sum,
-        *reinterpret_cast<const float2*>(block.norm_weights + column), statistics);
-  }
-}
-
-template <bool kMany>
-__device__ inline auto* sums_of(const Block& block) {
-  return static_cast<typename Layout<kMany>::Scratch*>(block.sums)->slots;
-}
-
-/// Adds the warps' runs of each tile in the order of their columns: the same sum every time. A warp
-/// takes a row. The block must have met since the last multiply().
-template <bool kMany>
-__device__ void add_up_pass(const Block& block, DecodeProduct product, int index,
-                            const LastPass& pass, bool is_complete) {
-  const int row = static_cast<int>(threadIdx.x) / 32;
-  if (row >= block.a.rows) return;
-  const ProductShape& shape = block.tail->shapes[static_cast<int>(product)];
-  const TileRows& rows = shape.rows;
-  const PassPlan& plan = *pass.plan;
-  const bool paired = product == DecodeProduct::gate_up;
-  const int pair_bits = paired ? 2 : 3;
-  const auto* slots = sums_of<kMany>(block);
-  SumStatistics statistics;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x) % 32; item < plan.tiles << pair_bits; item += 32) {
-    const int pair = item & ((1 << pair_bits) - 1);
-    const int tile = item >> pair_bits;
-    const int in_half = pair % 4 * 2;
-    const int half = pair / 4;  // 0 where paired
-    const int output =
-        rows.first + (pass.first_tile + tile) * rows.per_tile + half * rows.half + in_half;
-    if (in_half >= rows.half || output >= rows.last) continue;
-    const int first_unit = tile * plan.units.d;
-    const int first = plan.per_warp.divide(first_unit) + tile;
-    const int last = plan.per_warp.divide(first_unit + plan.units.d - 1) + tile;
-    const float* from = &slots[first].values[row][half * 8 + in_half];
-    float2 lower{0, 0};
-    float2 upper{0, 0};
-#pragma unroll 4
-    for (int slot = first; slot <= last; ++slot) {
-      const float2 part = *reinterpret_cast<const float2*>(from);
-      lower.x += part.x;
-      lower.y += part.y;
-      if (paired) {
-        const float2 other = *reinterpret_cast<const float2*>(from + 8);
-        upper.x += other.x;
-        upper.y += other.y;
-      }
-      from += sizeof(slots[0]) / sizeof(float);
-    }
-    store_sums<kMany>(block, index, product, is_complete, output, row, lower, upper, pass.factor,
-                      statistics);
-  }
-  __syncwarp();
-  const bool is_published = paired || norm_behind(block, product, index) != nullptr;
-  if (!is_complete || !is_published) return;
-  float2& so_far = block.tail->statistics[row];
-  if (pass.first_tile > 0 && threadIdx.x % 32 == 0) {
-    statistics.largest = fmaxf(statistics.largest, so_far.x);
-    statistics.squares += so_far.y;
-  }
-  if (pass.first_tile + Layout<kMany>::kTiles < rows.tiles) {
-    const uint32_t all = __reduce_max_sync(0xFFFFFFFFU, __float_as_uint(statistics.largest));
-    const float squares = warp_sum(statistics.squares);
-    if (threadIdx.x % 32 == 0) so_far = {__uint_as_float(all), squares};
-    return;
-  }
-  Exchange& exchange = block.workspace->exchanges[index % 2];
-  statistics.publish_to(paired ? exchange.inner.statistics[row][blockIdx.x]
-                        : product == DecodeProduct::o
-                            ? exchange.after_attention.statistics[row][blockIdx.x]
-                            : exchange.after_mlp.statistics[row][blockIdx.x]);
 }
 
 /// Stages the activations of a product and multiplies them; what is left to do is add_up_pass() of
@@ -275,7 +136,18 @@ __device__ LastPass multiply_product(const Block& block, Ring& ring, DecodeProdu
   const int column = static_cast<int>(threadIdx.x);
   const bool has_weight = norm != nullptr && column < shape.rows.last - shape.rows.first;
   const float norm_weight = has_weight ? __ldg(norm + shape.rows.first + column) : 0;
+  // So are the next product's scales.
+  const auto next = static_cast<DecodeProduct>((static_cast<int>(product) + 1) % kDecodeProducts);
+  NextScales<W, kMany> next_scales;
+  next_scales.load(block, next, index + (product == DecodeProduct::down ? 1 : 0));
   LastPass pass{&shape.pass_over(0), 0, 1};
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const bool is_normed = product == DecodeProduct::qkv || product == DecodeProduct::gate_up;
+  const auto& inner = block.workspace->exchanges[index % 2].inner;
+  typename StagedPairs<W, kMany>::Words inner_words;
+#pragma unroll
+  for (uint4& words : inner_words.at) forget(words);
+  StagedScale of_row{1, 1};  // of down's activations, where a row has one
   int first_column = 0;
   bool is_staged = false;
 #pragma unroll 1
@@ -289,26 +161,54 @@ __device__ LastPass multiply_product(const Block& block, Ring& ring, DecodeProdu
     // While the last activations are on their way. Many rows are asked for first.
     if (!kMany) ring.begin(*pass.plan, registers);
     if (!is_staged) {
-      const float squares = stage<W, kMany>(block, index, product, first_column, count, staged);
+      float squares = 0;
+      if (product == DecodeProduct::down) {
+        auto pairs = inner_pairs<W, kMany>(block, inner, first_column, count, inner_words);
+        if (pairs.share.row < block.a.rows) {
+          if (!kMany || first_column == 0) pairs.ask();
+          if (first_column == 0) of_row = inner_scale<W, kMany>(block, inner);
+          pairs.put(staged, of_row);
+        }
+      } else {
+        squares = stage<W, kMany>(block, index, product, first_column, count, staged);
+      }
       if (has_weight) block.norm_weights[column] = norm_weight;
+      if (first_column == 0) next_scales.store(block, next);
       __syncthreads();
-      const bool is_normed = product == DecodeProduct::qkv || product == DecodeProduct::gate_up;
       const bool has_factor = kMany && sizeof(W) == 1;  // already
-      if (!has_factor && is_normed && static_cast<int>(threadIdx.x) / 32 < block.a.rows) {
+      if (!has_factor && is_normed && warp < block.a.rows) {
         pass.factor = norm_factor(block.a, squares);
       }
       is_staged = true;
     }
     if (kMany) ring.begin(*pass.plan, registers);
-    ring.multiply(*pass.plan, registers, count * static_cast<int>(sizeof(W)) / kUnitBytes, staged,
-                  block.a.rows, sums_of<kMany>(block));
-    const bool is_last_chunk = first_column + count >= shape.columns;
+    // The next chunk's activations are on their way while this one's are multiplied.
+    const int next_column = first_column + count;
+    if (kMany && product == DecodeProduct::down && next_column < shape.columns &&
+        pass.first_tile + Layout<kMany>::kTiles >= shape.rows.tiles) {
+      auto pairs =
+          inner_pairs<W, kMany>(block, inner, next_column,
+                                min(shape.chunk_columns, shape.columns - next_column), inner_words);
+      if (pairs.share.row < block.a.rows) pairs.ask();
+    }
+    const RingPass ring_pass{*pass.plan,
+                             shape.rows,
+                             pass.first_tile,
+                             count * static_cast<int>(sizeof(W)) / kUnitBytes,
+                             scale_table(block, product, first_column),
+                             shape.chunks_add_up && first_column > 0};
+    ring.multiply(ring_pass, registers, staged, block.a.rows, sums_of<kMany>(block));
+    const bool is_last_chunk = next_column >= shape.columns;
     int first_tile = pass.first_tile + Layout<kMany>::kTiles;
     if (first_tile >= shape.rows.tiles) {
       if (is_last_chunk) return pass;
       first_tile = 0;
       first_column += count;
       is_staged = false;
+      if (shape.chunks_add_up) {
+        __syncthreads();
+        continue;
+      }
     }
     __syncthreads();
     add_up_pass<kMany>(block, product, index, pass, is_last_chunk);
@@ -327,7 +227,7 @@ __device__ LastPass multiply_product(const Block& block, Ring& ring, DecodeProdu
 template <typename W, bool kKvF8, bool kMany>
 __device__ __forceinline__ void attend_layer(const Block& block, int index, const LastPass& pass) {
   Exchange& exchange = block.workspace->exchanges[index % 2];
-  const DecodeLayer& layer = block.tail->layers[index % 2];
+  const DecodeLayer& layer = block.tail->layers[index % kLayersAhead];
   AttentionStart<kKvF8> start;
   begin_attention<kKvF8>(block, layer, block.tail->unit, start);
   __syncthreads();
@@ -358,7 +258,22 @@ __device__ void prepare_block(const Block& block) {
     const int product = thread % kDecodeProducts;
     block.tail->first_runs[warp][product] = first_run<W, kMany>(block.tail->shapes[product], warp);
   }
+#pragma unroll 1
+  for (int i = thread; i < kSumItems * kDecodeProducts; i += kStreamThreads) {
+    const auto product = static_cast<DecodeProduct>(i / kSumItems);
+    const ProductShape& shape = block.tail->shapes[i / kSumItems];
+    block.tail->first_sums[i / kSumItems][i % kSumItems] = sum_item<kMany>(
+        shape.rows, product == DecodeProduct::gate_up, shape.pass, 0, i % kSumItems);
+  }
   __syncthreads();
+  // Not a number times a zero is none.
+#pragma unroll 1
+  for (int i = thread; i < Layout<kMany>::kScaleBytes / 4; i += kStreamThreads) {
+    block.staged_scales[i] = 0;
+  }
+  NextScales<W, kMany> scales;
+  scales.load(block, DecodeProduct::qkv, 0);
+  scales.store(block, DecodeProduct::qkv);
   // The last step's words, which may be in the way of this one's.
   Exchange(&exchanges)[2] = block.workspace->exchanges;
 #pragma unroll 1
@@ -381,14 +296,14 @@ __device__ void prepare_block(const Block& block) {
                             __ldg(reinterpret_cast<const float2*>(norm + output)), statistics);
   }
   __syncwarp();
-  statistics.publish_to(exchanges[1].after_mlp.statistics[row][blockIdx.x]);
+  statistics.publish_to<kMany>(exchanges[1].after_mlp.statistics[row][blockIdx.x]);
 }
 
 // All products of all layers run through one copy of the code: fetching instructions costs as much
 // as running them here. `kMany` has room for more rows' activations and asks for more of them at
 // once; few are quicker with the shorter code and the larger ring.
-// spill: up to ten words that live across a layer's attention, once a layer; the products have
-// none.
+// spill: up to 17 words that live across a layer's attention or, once a product, its beginning; the
+// loops over weights, activations and keys have none.
 template <typename W, bool kKvF8, bool kMany>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     decode_all_layers(const __grid_constant__ DecodeArguments a,
@@ -396,16 +311,21 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   if (threadIdx.x == 0) tail_of_block().arguments = a;
   __syncthreads();
   const Block block = this_block<kMany>();
-  fetch_layer(*block.tail, layers, 0);
+  if (threadIdx.x / 32 < kLayersAhead - 1) {
+    fetch_layer(*block.tail, layers, static_cast<int>(threadIdx.x) / 32);
+  }
   prepare_block<W, kMany>(block);
   using Cursor = StepCursor<W, kMany>;
-  using Ring = WeightRing<W, kRingUnitBytes<kMany>, kRingDepth, Cursor>;
-  Ring ring{Cursor(layers)};
+  using Ring = WeightRing<W, kMany, kRingDepth, Cursor>;
+  Ring ring(Cursor(), shared_memory(), a.weight_policy);
 #pragma unroll 1
   for (int step = 0; step < a.num_layers * kDecodeProducts; ++step) {
     const int index = step / kDecodeProducts;
     const auto product = static_cast<DecodeProduct>(step % kDecodeProducts);
-    if (product == DecodeProduct::qkv) fetch_layer(*block.tail, layers, index + 1);
+    // While the attention is waited for.
+    if (product == DecodeProduct::o && threadIdx.x / 32 == kStreamWarps - 2) {
+      fetch_layer(*block.tail, layers, index + kLayersAhead - 1);
+    }
     const LastPass pass = multiply_product<W, kMany>(block, ring, product, index);
     if (product == DecodeProduct::qkv) {
       attend_layer<W, kKvF8, kMany>(block, index, pass);
@@ -451,9 +371,34 @@ Kernel kernel_of(const DecodeArguments& a) {
                            : kernel_of<false>(a.weight_is_f8, a.kv_is_f8);
 }
 
+/// The hint that weights leave L2 first. It is an argument of the kernel, from where copies take it
+/// without an instruction.
+__device__ uint64_t device_policy;
+uint64_t weight_policy = 0;
+
+__global__ void make_policy() {
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(device_policy));
+}
+
 /// More blocks than the exchange has room for stay idle.
 int decode_blocks(int num_multiprocessors) {
   return num_multiprocessors < kMaxBlocks ? num_multiprocessors : kMaxBlocks;
+}
+
+/// The most scales of weights that a block needs of a product.
+int most_weight_scales(const DecodeArguments& a, int blocks) {
+  const auto scales = [&](int matrices, int outputs, int columns) {
+    const int rows = 2 * ((outputs / 2 + blocks - 1) / blocks);
+    const int row_blocks = (rows + kBlockColumns - 2) / kBlockColumns + 1;
+    constexpr int kParts = RingUnit<false>::kParts;
+    const int column_blocks = (columns + kBlockColumns - 1) / kBlockColumns;
+    return matrices * row_blocks * ((column_blocks + kParts - 1) / kParts * kParts);
+  };
+  const int attended = a.num_heads * kDecodeHeadDim;
+  const int qkv = attended + 2 * a.num_kv_heads * kDecodeHeadDim;
+  return std::max({scales(1, qkv, a.hidden_size), scales(1, a.hidden_size, attended),
+                   scales(2, a.intermediate_size, a.hidden_size),
+                   scales(1, a.hidden_size, a.intermediate_size)});
 }
 
 }  // namespace
@@ -476,6 +421,7 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
   const int staged = many ? Layout<true>::kStagedBytes : Layout<false>::kStagedBytes;
   const int residual = many ? Layout<true>::kResidualFloats : Layout<false>::kResidualFloats;
   const int norm = many ? Layout<true>::kNormFloats : Layout<false>::kNormFloats;
+  if (a.weight_is_f8 && most_weight_scales(a, blocks) > kMaxWeightScales) return false;
   const int whole_blocks = (a.hidden_size + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
   return (whole_blocks + 32) * 2 * a.rows <= staged &&
          a.hidden_size <= kMaxChunkBlocks * kBlockColumns && hidden_of_block <= norm &&
@@ -511,6 +457,10 @@ int64_t decode_workspace_bytes() {
 }
 
 cudaError_t prepare_decode() {
+  make_policy<<<1, 1>>>();
+  const cudaError_t copied =
+      cudaMemcpyFromSymbol(&weight_policy, device_policy, sizeof(weight_policy));
+  if (copied != cudaSuccess) return copied;
   for (const bool weight_is_f8 : {false, true}) {
     for (const bool kv_is_f8 : {false, true}) {
       for (const Kernel kernel :
@@ -526,9 +476,10 @@ cudaError_t prepare_decode() {
 
 cudaError_t launch_decode(const DecodeArguments& arguments, const DecodeLayers& layers,
                           int num_multiprocessors, cudaStream_t stream) {
+  DecodeArguments with_policy = arguments;
+  with_policy.weight_policy = weight_policy;
   // The runtime takes arguments by address and copies them.
-  void* parameters[] = {const_cast<DecodeArguments*>(&arguments),
-                        const_cast<DecodeLayers*>(&layers)};
+  void* parameters[] = {&with_policy, const_cast<DecodeLayers*>(&layers)};
   return cudaLaunchCooperativeKernel(
       reinterpret_cast<const void*>(kernel_of(arguments)),
       dim3(static_cast<unsigned>(decode_blocks(num_multiprocessors))), dim3(kStreamThreads),

@@ -62,7 +62,8 @@ struct DecodeArguments {
   const int32_t* context_length = nullptr;  // [rows] the new token included
   const int32_t* page_table = nullptr;      // [rows, max_pages]
   int max_pages = 0;
-  void* workspace = nullptr;  // decode_workspace_bytes(), zeros before the first use
+  uint64_t weight_policy = 0;  // set by launch_decode()
+  void* workspace = nullptr;   // decode_workspace_bytes(), zeros before the first use
 };
 
 [[nodiscard]] bool decode_supports(const DecodeArguments& arguments, int num_multiprocessors);

@@ -9,7 +9,7 @@ namespace glimpse::cuda::fused {
 /// The units of a pass over a chunk of columns.
 template <typename W, bool kMany>
 __device__ inline PassPlan plan_pass(const ProductShape& shape, int first_tile, int first_column) {
-  constexpr int kColumns = kRingUnitBytes<kMany> / static_cast<int>(sizeof(W));
+  constexpr int kColumns = RingUnit<kMany>::kBytes / static_cast<int>(sizeof(W));
   const int columns = min(shape.chunk_columns, shape.columns - first_column);
   return PassPlan::deal(min(shape.rows.tiles - first_tile, Layout<kMany>::kTiles),
                         (columns + kColumns - 1) / kColumns, kStreamWarps);
@@ -26,15 +26,55 @@ __device__ ProductShape product_shape(const DecodeArguments& a, DecodeProduct pr
   shape.columns = product == DecodeProduct::o      ? attended
                   : product == DecodeProduct::down ? a.intermediate_size
                                                    : a.hidden_size;
-  shape.rows = TileRows::deal(shape.outputs, paired);
+  constexpr int kParts = RingUnit<kMany>::kParts;
+  constexpr int kStep = kMany ? 1 : 2;
+  shape.rows = TileRows::deal(shape.outputs, paired, RingUnit<kMany>::kHalfRows);
+  // Chunks begin where scales can be read in pairs.
   const int fit =
       min((Layout<kMany>::kStagedBytes / (a.rows * 2) - 32) / kBlockColumns, kMaxChunkBlocks);
   const int blocks = (shape.columns + kBlockColumns - 1) / kBlockColumns;
-  const int chunks = (blocks + fit - 1) / fit;
-  shape.chunk_columns = (blocks + chunks - 1) / chunks * kBlockColumns;
+  const int whole = fit >= blocks ? fit : fit / kStep * kStep;
+  const int chunks = (blocks + whole - 1) / whole;
+  const int steps = (blocks + chunks * kStep - 1) / (chunks * kStep);
+  shape.chunk_columns = steps * kStep * kBlockColumns;
+  shape.scale_stride = Divisor::of((blocks + kParts - 1) / kParts * kParts);
+  shape.scale_columns = blocks;
+  shape.scale_blocks = shape.rows.last > shape.rows.first ? (shape.rows.last - 1) / kBlockColumns -
+                                                                shape.rows.first / kBlockColumns + 1
+                                                          : 0;
   shape.pass = plan_pass<W, kMany>(shape, 0, 0);
   shape.last = plan_pass<W, kMany>(shape, 0, (chunks - 1) * shape.chunk_columns);
+  shape.chunks_add_up =
+      shape.rows.tiles <= Layout<kMany>::kTiles && shape.pass.units.d == shape.last.units.d;
   return shape;
+}
+
+/// Pairs of outputs that a tile has room for, as a power of two.
+template <bool kMany>
+constexpr int pair_bits_of(bool paired) {
+  return (kMany ? 3 : 2) - (paired ? 1 : 0);
+}
+
+/// What lane `item % 32` adds up of a pass as its `item / 32`th.
+template <bool kMany>
+__device__ SumItem sum_item(const TileRows& rows, bool paired, const PassPlan& plan, int first_tile,
+                            int item) {
+  using Slot = TileSums<Layout<kMany>::kRows>;
+  constexpr int kSlotFloats = sizeof(Slot) / sizeof(float);
+  static_assert(sizeof(typename Layout<kMany>::Scratch) / sizeof(float) <= 1 << 12);
+  const int pair_bits = pair_bits_of<kMany>(paired);
+  constexpr int kPairs = RingUnit<kMany>::kHalfRows / 2;  // of half a tile
+  const int pair = item & ((1 << pair_bits) - 1);
+  const int tile = item >> pair_bits;
+  const int in_half = pair % kPairs * 2;
+  const int half = pair / kPairs;  // 0 where paired
+  const int output = (first_tile + tile) * rows.per_tile + half * rows.half + in_half;
+  if (tile >= plan.tiles || in_half >= rows.half || rows.first + output >= rows.last) return {};
+  const int first_unit = tile * plan.units.d;
+  const int first = plan.per_warp.divide(first_unit) + tile;
+  const int last = plan.per_warp.divide(first_unit + plan.units.d - 1) + tile;
+  return {static_cast<uint32_t>(first * kSlotFloats + half * 8 + in_half),
+          static_cast<uint32_t>(last - first + 1), static_cast<uint32_t>(output)};
 }
 
 /// A warp's first run of units of a product: what a run's place follows from, in one load.
@@ -63,25 +103,24 @@ __device__ FirstRun first_run(const ProductShape& shape, int warp) {
 /// of columns of each product of each layer.
 template <typename W, bool kMany>
 struct StepCursor {
-  static constexpr int kBytes = kRingUnitBytes<kMany>;
-  static constexpr int kParts = kBytes / kUnitBytes;
+  using Unit = RingUnit<kMany>;
 
-  const DecodeLayers& layers;
   LanePieces at;
-  int run = 0;                // units left of this tile
-  bool ends_in_half = false;  // the run's last unit
-  int left = 0;               // units of this pass behind the run
-  int row = 0;                // the tile's first
+  int run = 0;          // units left of this tile
+  int last_groups = 0;  // of the run's last unit
+  int left = 0;         // units of this pass behind the run
+  int row = 0;          // the tile's first
   int layer = 0, product = -1;
   int first_tile = 0, first_column = 0;
 
-  __device__ explicit StepCursor(const DecodeLayers& all) : layers(all) { next_product(); }
+  __device__ StepCursor() { next_product(); }
   __device__ bool is_done() const { return run == 0; }
-  __device__ bool is_half() const { return kParts > 1 && ends_in_half && run == 1; }
+  __device__ int groups() const {
+    return kMany || run > 1 ? static_cast<int>(Unit::kGroups) : last_groups;
+  }
   __device__ void advance() {
-    at.lower += kBytes;
-    at.upper += kBytes;
-    at.scale += kParts;
+    at.lower += Unit::kBytes;
+    at.upper += Unit::kBytes;
     if (--run == 0) next_run();
   }
 
@@ -153,56 +192,60 @@ struct StepCursor {
 
   /// To `unit` of the tile.
   __device__ void seek(const FirstRun& of, int unit) {
-    const DecodeLayer& weights = layers.layers[layer];
+    const DecodeLayer& weights = tail_of_block().layers[layer % kLayersAhead];
     const bool paired = product == static_cast<int>(DecodeProduct::gate_up);
     const int lane = threadIdx.x % 32;
     const int columns = shape().columns;
-    // Rows beyond the end repeat the last one: their sums are never stored.
-    const int upper_half = paired ? 0 : of.half;
-    const auto row_of = [&](int in_half) {
-      return row + min(in_half, static_cast<int>(of.half) - 1);
-    };
-    const int last = of.last_row;
     const auto row_bytes = static_cast<uint32_t>(columns) * static_cast<uint32_t>(sizeof(W));
     const auto* lower = static_cast<const uint8_t*>(weights.weights[product]);
     const auto* upper = paired ? static_cast<const uint8_t*>(weights.up) : lower;
-    const uint32_t offset =
-        first_column * static_cast<int>(sizeof(W)) + unit * kBytes + lane % 4 * 16;
-    const int weight_row = row_of(lane / 4);
-    at.lower = lower + uint64_t{row_bytes} * min(weight_row, last) + offset;
-    at.upper = upper + uint64_t{row_bytes} * min(weight_row + upper_half, last) + offset;
-    if constexpr (kParts > 1) {
+    const uint32_t offset = first_column * static_cast<int>(sizeof(W)) + unit * Unit::kBytes +
+                            (kMany ? 0 : lane / 16 * 64) + lane % 4 * 16;
+    const int upper_half = paired ? 0 : of.half;
+    const int in_tile = row + min(lane / 4 % Unit::kHalfRows, static_cast<int>(of.half) - 1);
+    const int last = of.last_row;
+    at.lower = lower + uint64_t{row_bytes} * min(in_tile, last) + offset;
+    at.upper = upper + uint64_t{row_bytes} * min(in_tile + upper_half, last) + offset;
+    if constexpr (!kMany) {
       const int end = min(shape().chunk_columns, columns - first_column);
-      ends_in_half = (unit + run) * kBytes > end * static_cast<int>(sizeof(W));
-    }
-    if constexpr (sizeof(W) == 1) {
-      const int in_unit = lane / kParts;  // of the unit's 16 rows, whose scale this lane copies
-      const bool is_upper = in_unit >= 8;
-      const float* scales = paired && is_upper ? weights.up_scales : weights.scales[product];
-      const int scale_columns = (columns + kBlockColumns - 1) / kBlockColumns;
-      const int scale_row = min(row_of(in_unit % 8) + (is_upper ? upper_half : 0), last);
-      at.scale = scales + scale_row / kBlockColumns * scale_columns + first_column / kBlockColumns +
-                 unit * kParts + lane % kParts;
+      const int before = (unit + run - 1) * Unit::kBytes;
+      const int bytes = end * static_cast<int>(sizeof(W)) - before;
+      last_groups = min(bytes / Unit::kGroupBytes, static_cast<int>(Unit::kGroups));
     }
   }
 };
 
 // ---- activations --------------------------------------------------------------------------------
 
-/// Which row's activations a warp stages, and which part of them: several warps share a row.
+/// Which row's activations a warp stages, and which part of them: several warps share a row. The
+/// warp that adds up the sums of a single row stages nothing: the others are ahead of it.
 struct RowShare {
-  int row, part, bits;
+  int row, part, parts;
 
   __device__ explicit RowShare(int rows) {
-    bits = rows > 4 ? 0 : rows > 2 ? 1 : rows > 1 ? 2 : 3;
     static_assert(kStreamWarps == 8);
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    row = warp >> bits;
-    part = warp & (parts() - 1);
+    if (rows == 1) {
+      parts = kStreamWarps - 1;
+      part = warp - 1;
+      row = part < 0 ? rows : 0;
+    } else {
+      const int bits = rows > 4 ? 0 : rows > 2 ? 1 : 2;
+      parts = 1 << bits;
+      part = warp & (parts - 1);
+      row = warp >> bits;
+    }
   }
-  __device__ int parts() const { return 1 << bits; }
   /// The first of `count` things that part `index` takes.
-  __device__ int begin(int count, int index) const { return (count * index + parts() - 1) >> bits; }
+  __device__ int begin(int count, int index) const {
+    // A division, exact for all counts here.
+    const int reciprocal = (parts == 7   ? 0x10000 / 7
+                            : parts == 4 ? 0x10000 / 4
+                            : parts == 2 ? 0x10000 / 2
+                                         : 0x10000) +
+                           1;
+    return (count * index + parts - 1) * reciprocal >> 16;
+  }
 };
 
 /// The blocks' statistics of one row, as a warp adds them up.
@@ -231,6 +274,12 @@ struct RowStatistics {
       if (words[i].x == 0 || words[i].y == 0) words[i] = peek2(from[32 * i]);
     }
     return false;
+  }
+  __device__ void wait() {
+#pragma unroll 1
+    for (int tries = 0; !look(); ++tries) {
+      if (tries > kPollLimit) __trap();
+    }
   }
   /// By the whole warp: all blocks' largest magnitude.
   __device__ float largest() const {
@@ -297,9 +346,13 @@ __device__ float stage_norm(const Block& block, const PublishedRows<kMaxHidden>&
   const DecodeArguments& a = block.a;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const RowShare share(a.rows);
+  RowStatistics statistics(published.statistics[warp], warp < a.rows);
+  if (share.row >= a.rows) {
+    statistics.wait();
+    return statistics.squares();
+  }
   constexpr int kAtOnce = 3;
   LaneVectors vectors(share, published.words + share.row * a.hidden_size, a.hidden_size / 4);
-  RowStatistics statistics(published.statistics[warp], warp < a.rows);
 #pragma unroll 1
   for (bool is_first = true;; is_first = false) {
     Awaited<kAtOnce> words;
@@ -322,51 +375,66 @@ __device__ float stage_norm(const Block& block, const PublishedRows<kMaxHidden>&
   return statistics.squares();
 }
 
-/// Published bf16 rows, 256 columns of a row at a time; `row` is this warp's. With few rows it
-/// finds the scales itself; with many `of_row()` waits for what all of the row is scaled with.
-template <typename W, bool kMany, typename OfRow>
-__device__ void stage_pairs(const RowShare& share, const uint32_t* row, int count,
-                            const Staged& staged, const OfRow& of_row) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  constexpr int kAtOnce = kMany ? 8 : 5;
-  LaneVectors vectors(share, row, count / 8);
-  const auto vector_at = [&](int i) { return vectors.at(i); };
-  Awaited<kAtOnce> words;
+/// A warp's part of a published bf16 row on its way, 256 columns at a time.
+template <typename W, bool kMany>
+struct StagedPairs {
+  static constexpr int kAtOnce = kMany ? 10 : 6;
+  using Words = Awaited<kAtOnce>;
+  RowShare share;
+  LaneVectors vectors;
+  int count;  // columns
+  Words& words;
+
+  __device__ StagedPairs(const RowShare& of, const uint32_t* row, int columns, Words& of_row)
+      : share(of), vectors(of, row, columns / 8), count(columns), words(of_row) {}
+  /// For the first ones, before anything else.
+  __device__ void ask() {
 #pragma unroll
-  for (int i = 0; i < kAtOnce; ++i) words.ask(i, vectors.at(i), vectors.has(i));
-  const StagedScale common = of_row([&](const auto& others) { words.wait(vector_at, others); });
-  if (kMany && lane == 0) staged.scales[share.row] = common.scale;
-  const __nv_bfloat162 factor = __float2bfloat162_rn(common.factor);
-#pragma unroll 1
-  for (;;) {
-    words.wait(vector_at);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (!vectors.warp_has(i)) break;
-      uint4 eight{~words.at[i].x, ~words.at[i].y, ~words.at[i].z, ~words.at[i].w};
-      words.ask(i, vectors.at(i + kAtOnce), vectors.has(i + kAtOnce));
-      // Zeros beyond the row's end. A block of 128 columns that the row does not have has no room.
-      const int block = 2 * (vectors.next / 32 + i) + lane / 16;
-      const bool has_room = block * kBlockColumns < count;
-      uint16_t* const to = staged.values + share.row * staged.stride + (vectors.next + 32 * i) * 8;
-      if constexpr (kMany) {
-        if constexpr (sizeof(W) == 1) {
-          eight = {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
-                   f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
-        }
-      } else {
-        float scale = 0;
-        eight = staged_words_bf16<W>(eight, scale);
-        if (sizeof(W) == 1 && has_room && lane % 16 == 0) {
-          staged.scales[block * staged.scale_rows + share.row] = scale;
-        }
-      }
-      if (has_room) *reinterpret_cast<uint4*>(to) = eight;
-    }
-    vectors.advance(kAtOnce);
-    if (!vectors.warp_has(0)) break;
+    for (int i = 0; i < kAtOnce; ++i) words.ask(i, vectors.at(i), vectors.has(i));
   }
-}
+  template <typename Others>
+  __device__ void wait(const Others& others) {
+    words.wait([&](int i) { return vectors.at(i); }, others);
+  }
+  /// With few rows the scales are found here; with many `common` is what all of the row is scaled
+  /// with.
+  __device__ void put(const Staged& staged, StagedScale common) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (kMany && lane == 0) staged.scales[share.row] = common.scale;
+    const __nv_bfloat162 factor = __float2bfloat162_rn(common.factor);
+#pragma unroll 1
+    for (;;) {
+      wait([] { return true; });
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (!vectors.warp_has(i)) break;
+        uint4 eight{~words.at[i].x, ~words.at[i].y, ~words.at[i].z, ~words.at[i].w};
+        words.ask(i, vectors.at(i + kAtOnce), vectors.has(i + kAtOnce));
+        // Zeros beyond the row's end. A block of 128 columns that the row does not have has no
+        // room.
+        const int block = 2 * (vectors.next / 32 + i) + lane / 16;
+        const bool has_room = block * kBlockColumns < count;
+        uint16_t* const to =
+            staged.values + share.row * staged.stride + (vectors.next + 32 * i) * 8;
+        if constexpr (kMany) {
+          if constexpr (sizeof(W) == 1) {
+            eight = {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
+                     f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
+          }
+        } else {
+          float scale = 0;
+          eight = staged_words_bf16<W>(eight, scale);
+          if (sizeof(W) == 1 && has_room && lane % 16 == 0) {
+            staged.scales[block * staged.scale_rows + share.row] = scale;
+          }
+        }
+        if (has_room) *reinterpret_cast<uint4*>(to) = eight;
+      }
+      vectors.advance(kAtOnce);
+      if (!vectors.warp_has(0)) break;
+    }
+  }
+};
 
 /// The normed residual stream of many rows, from bf16. Beside bf16 weights the norm's factor is
 /// left to the sums: what this returns is the same as stage_norm()'s.
@@ -379,34 +447,40 @@ __device__ float stage_norm_pairs(const Block& block, const PublishedRows<kMaxHi
   const int row_of_statistics = sizeof(W) == 1 ? share.row : warp;
   RowStatistics statistics(published.statistics[row_of_statistics], row_of_statistics < a.rows);
   if (share.row >= a.rows) return 0;
-  stage_pairs<W, true>(share, published.words + share.row * a.hidden_size / 2, a.hidden_size,
-                       staged, [&](const auto& wait_with) -> StagedScale {
-                         wait_with([&] { return statistics.look(); });
-                         if constexpr (sizeof(W) != 1) return {1, 1};
-                         const StagedScale scale = staged_scale_of(statistics.largest());
-                         return {scale.factor, scale.scale * norm_factor(a, statistics.squares())};
-                       });
+  typename StagedPairs<W, true>::Words words;
+  StagedPairs<W, true> pairs(share, published.words + share.row * a.hidden_size / 2, a.hidden_size,
+                             words);
+  pairs.ask();
+  pairs.wait([&] { return statistics.look(); });
+  StagedScale common{1, 1};
+  if constexpr (sizeof(W) == 1) {
+    common = staged_scale_of(statistics.largest());
+    common.scale *= norm_factor(a, statistics.squares());
+  }
+  pairs.put(staged, common);
   return statistics.squares();
 }
 
-/// The MLP's inner activations from column `begin` on.
+/// This warp's part of the MLP's inner activations of a chunk of columns; of no row, if it has
+/// none.
 template <typename W, bool kMany>
-__device__ void stage_inner(const Block& block,
-                            const PublishedRows<kMaxIntermediate / 2>& published, int begin,
-                            int count, const Staged& staged) {
+__device__ inline StagedPairs<W, kMany> inner_pairs(
+    const Block& block, const PublishedRows<kMaxIntermediate / 2>& published, int begin, int count,
+    typename StagedPairs<W, kMany>::Words& words) {
   const DecodeArguments& a = block.a;
   const RowShare share(a.rows);
-  if (share.row >= a.rows) return;
-  const uint32_t* const row = published.words + (share.row * a.intermediate_size + begin) / 2;
-  if constexpr (kMany && sizeof(W) == 1) {
-    RowStatistics statistics(published.statistics[share.row]);
-    stage_pairs<W, kMany>(share, row, count, staged, [&](const auto& wait_with) {
-      wait_with([&] { return statistics.look(); });
-      return staged_scale_of(statistics.largest());
-    });
-  } else {
-    stage_pairs<W, kMany>(share, row, count, staged, [](const auto&) { return StagedScale{1, 1}; });
-  }
+  return {share, published.words + (share.row * a.intermediate_size + begin) / 2, count, words};
+}
+
+/// What this warp's row of them is scaled with, where that is known for a whole row.
+template <typename W, bool kMany>
+__device__ inline StagedScale inner_scale(const Block& block,
+                                          const PublishedRows<kMaxIntermediate / 2>& published) {
+  const RowShare share(block.a.rows);
+  if (!kMany || sizeof(W) != 1 || share.row >= block.a.rows) return {1, 1};
+  RowStatistics statistics(published.statistics[share.row]);
+  statistics.wait();
+  return staged_scale_of(statistics.largest());
 }
 
 /// Copies heads that publish_attended() has added up into shared memory: 16 bytes a lane, two heads

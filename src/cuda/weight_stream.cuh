@@ -229,13 +229,12 @@ __device__ inline void put_staged_bf16(const Staged& staged, int row, int block,
 /// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
 /// unit's first column, `x_scales` to its block's scales.
 ///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
-/// With up to two rows only the first lanes' sums are of rows, and all lanes read their scales.
-template <typename W, int kRows = kStreamRows>
+template <typename W>
 __device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* x,
                                      const float* x_scales, float (&sums)[4]) {
   const int t = threadIdx.x % 4;
   if constexpr (sizeof(W) == 1) {
-    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[kRows > 2 ? t : 0];
+    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[t];
     float c[2][4] = {};
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
@@ -282,27 +281,33 @@ __host__ __device__ inline int share_begin(int count, int index, int parts) {
                           static_cast<unsigned>(parts));
 }
 
-/// A block's outputs of one matrix, dealt evenly to tiles. A tile is up to eight rows for the lower
-/// half of the mma's A operand and as many for the upper: the rows that follow or, of gate and up
+/// A block's outputs of one matrix, dealt evenly to tiles. A tile is some rows for the lower half
+/// of the mma's A operand and as many for the upper: the rows that follow or, of gate and up
 /// (`paired`), the same rows of the other matrix.
 struct TileRows {
   int first, last;  // this block's outputs; the first is even
-  int half;         // rows in half a tile: even, at most 8
+  int half;         // rows in half a tile: even, at most `most`
   int per_tile;     // outputs: half or, unpaired, twice as many
   int tiles;
 
-  __device__ static TileRows deal(int outputs, bool paired) {
+  __device__ static TileRows deal(int outputs, bool paired, int most) {
     TileRows rows;
     const int pairs = (outputs + 1) / 2;
     rows.first = 2 * share_begin(pairs, blockIdx.x, gridDim.x);
     rows.last = min(2 * share_begin(pairs, blockIdx.x + 1, gridDim.x), outputs);
     const int count = rows.last - rows.first;
     const int halves = paired ? 1 : 2;
-    rows.tiles = (count + 8 * halves - 1) / (8 * halves);
+    rows.tiles = (count + most * halves - 1) / (most * halves);
     const int slices = max(rows.tiles, 1) * halves * 2;
     rows.half = max(2 * ((count + slices - 1) / slices), 2);
     rows.per_tile = rows.half * halves;
     return rows;
+  }
+  /// The weight row that a tile has in one of its halves. Rows beyond the end repeat the last one:
+  /// their sums are never stored.
+  __device__ int row_of(int tile, int in_half, bool is_upper) const {
+    const int upper = is_upper ? per_tile - half : 0;
+    return min(first + tile * per_tile + min(in_half, half - 1) + upper, last - 1);
   }
 };
 
@@ -349,18 +354,32 @@ struct StreamScratch {
   TileSums<kRows> slots[kWarps + kTiles];
 };
 
-/// A warp's sums of a tile into its slot.
+/// A warp's sums of a tile into its slot, or to those there if it `adds`. Of up to two rows lane
+/// (g, t) has sums where t is its half of a line, g / 4; see RingUnit.
 template <int kRows>
-__device__ inline void leave_sums(TileSums<kRows>& slot, int rows, const float (&sums)[4]) {
+__device__ inline void leave_sums(TileSums<kRows>& slot, int rows, bool adds,
+                                  const float (&sums)[4]) {
+  const auto leave = [&](float& to, float sum) { to = adds ? to + sum : sum; };
   const int g = threadIdx.x % 32 / 4;
-  const int row = threadIdx.x % 4 * 2;
+  const int t = threadIdx.x % 4;
+  if constexpr (kRows <= 2) {
+    if (t != g / 4) return;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      if (row >= rows) break;
+      leave(slot.values[row][g], sums[row]);
+      leave(slot.values[row][g + 8], sums[2 + row]);
+    }
+    return;
+  }
+  const int row = t * 2;
   if (row < rows) {
-    slot.values[row][g] = sums[0];
-    slot.values[row][g + 8] = sums[2];
+    leave(slot.values[row][g], sums[0]);
+    leave(slot.values[row][g + 8], sums[2]);
   }
   if (row + 1 < rows) {
-    slot.values[row + 1][g] = sums[1];
-    slot.values[row + 1][g + 8] = sums[3];
+    leave(slot.values[row + 1][g], sums[1]);
+    leave(slot.values[row + 1][g + 8], sums[3]);
   }
 }
 
