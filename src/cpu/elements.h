@@ -23,6 +23,13 @@ T* row_of(const Tensor& x, int64_t i) {
   return x.rank() == 1 ? x.data<T>() : x.data<T>() + i * x.row_stride();
 }
 
+/// Calls body.operator()<T>() for a dtype of the KV cache.
+template <typename Body>
+void dispatch_cache(DType dtype, Body&& body) {
+  if (dtype == DType::f8_e4m3) return body.template operator()<Float8E4M3>();
+  dispatch_activation(dtype, body);
+}
+
 /// Calls body.operator()<From, To>() for two activation dtypes.
 template <typename Body>
 void dispatch_two_activations(DType from, DType to, Body&& body) {

@@ -144,12 +144,6 @@ void attend_rows(Scratch<T>& s, int64_t num_queries, const Visible& visible, con
   }
 }
 
-template <typename Body>
-void dispatch_cache(DType dtype, Body&& body) {
-  if (dtype == DType::f8_e4m3) return body.template operator()<Float8E4M3>();
-  dispatch_activation(dtype, body);
-}
-
 /// Entries of a sequence's keys in the cache, head by head.
 struct PagedHead {
   const PagedKv& kv;

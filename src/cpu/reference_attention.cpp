@@ -46,12 +46,6 @@ void store_head(const T* from, int64_t dim, const Tensor& cache, const Tensor& s
   }
 }
 
-template <typename Body>
-void dispatch_cache(DType dtype, Body&& body) {
-  if (dtype == DType::f8_e4m3) return body.template operator()<Float8E4M3>();
-  dispatch_activation(dtype, body);
-}
-
 }  // namespace
 
 void ReferenceBackend::do_store_kv(Tensor k, Tensor v, Tensor slots, const PagedKv& kv) {

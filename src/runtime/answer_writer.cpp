@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "base/json.h"
+#include "text/answer_grammar.h"
 
 namespace glimpse {
 namespace {
 
-constexpr std::string_view kToolCallBegin = "<tool_call>";
 constexpr std::string_view kToolCallEnd = "</tool_call>";
 
 std::string_view without_trailing_newlines(std::string_view text) {

@@ -9,8 +9,6 @@
 namespace glimpse {
 namespace {
 
-constexpr std::string_view kToolCallBegin = "<tool_call>";
-
 struct Tool {
   std::string name;
   Json parameters;

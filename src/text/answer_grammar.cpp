@@ -8,7 +8,7 @@ namespace glimpse {
 namespace {
 
 StateId add_tag(GrammarBuilder& builder, StateId from, const Tokenizer& tokenizer,
-                const std::string& text) {
+                std::string_view text) {
   const TokenId id = tokenizer.find(text);
   return id >= 0 && tokenizer.is_added(id) ? builder.added_token(from, id)
                                            : builder.literal(from, text);
@@ -24,7 +24,7 @@ StateId add_tool_calls(GrammarBuilder& builder, StateId from, const AnswerForm& 
                        const Tokenizer& tokenizer) {
   const StateId body = builder.new_state();
   const StateId tool_end = builder.new_state();
-  builder.jump(form.after_first_tag ? from : add_tag(builder, from, tokenizer, "<tool_call>"),
+  builder.jump(form.after_first_tag ? from : add_tag(builder, from, tokenizer, kToolCallBegin),
                body);
   const StateId opened = builder.literal(body, "\n{\"name\": ");
   for (const ToolSchema& tool : form.tools) {
@@ -39,7 +39,7 @@ StateId add_tool_calls(GrammarBuilder& builder, StateId from, const AnswerForm& 
   }
   const StateId end = add_tag(builder, builder.literal(tool_end, "}\n"), tokenizer, "</tool_call>");
   if (form.several_calls) {
-    builder.jump(add_tag(builder, builder.literal(end, "\n"), tokenizer, "<tool_call>"), body);
+    builder.jump(add_tag(builder, builder.literal(end, "\n"), tokenizer, kToolCallBegin), body);
   }
   return end;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -9,6 +10,8 @@
 #include "text/tokenizer.h"
 
 namespace glimpse {
+
+inline constexpr std::string_view kToolCallBegin = "<tool_call>";
 
 struct ToolSchema {
   std::string name;

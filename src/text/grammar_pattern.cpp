@@ -12,7 +12,7 @@
 namespace glimpse {
 namespace {
 
-constexpr size_t kMaxStates = 20'000;
+constexpr size_t kMaxPatternStates = 20'000;
 
 struct Utf8Range {
   std::array<CodePointRange, 4> bytes;  // of each byte
@@ -83,10 +83,11 @@ class Writer {
   using Tail = std::pair<Utf8Range, StateId>;
 
   StateId new_state(uint8_t inside) {
-    if (++num_states_ > kMaxStates) {
-      throw Error(ErrorCode::unsupported,
-                  fmt::format("the pattern needs more than {} states with its length", kMaxStates),
-                  "lower maxLength, or leave the length to the pattern");
+    if (++num_states_ > kMaxPatternStates) {
+      throw Error(
+          ErrorCode::unsupported,
+          fmt::format("the pattern needs more than {} states with its length", kMaxPatternStates),
+          "lower maxLength, or leave the length to the pattern");
     }
     const StateId id = builder_.new_state();
     builder_.state(id).pattern = pattern_;

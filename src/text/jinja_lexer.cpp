@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\r\f\v";
 
-bool is_space(char c) {
+bool is_source_space(char c) {
   return kWhiteSpace.find(c) != std::string_view::npos;
 }
 bool is_digit(char c) {
@@ -74,7 +74,7 @@ class Lexer {
   }
 
   void skip_space() {
-    while (at_ < source_.size() && is_space(source_[at_])) advance(1);
+    while (at_ < source_.size() && is_source_space(source_[at_])) advance(1);
   }
 
   /// Text up to the next tag, then the tag.

@@ -13,7 +13,7 @@
 namespace glimpse::jinja {
 namespace {
 
-constexpr int kMaxDepth = 1000;
+constexpr int kMaxValueDepth = 1000;
 
 constexpr size_t kMaxWeight = size_t{1} << 28;
 
@@ -22,10 +22,10 @@ template <typename Container>
 void account(Container& container, const Value& entry, size_t key_size) {
   container.depth = std::max(container.depth, entry.depth() + 1);
   container.weight += key_size + entry.weight();
-  if (container.depth > kMaxDepth || container.weight > kMaxWeight) {
+  if (container.depth > kMaxValueDepth || container.weight > kMaxWeight) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("the chat template builds a list of more than {} levels or {} bytes",
-                            kMaxDepth, kMaxWeight));
+                            kMaxValueDepth, kMaxWeight));
   }
 }
 

@@ -9,9 +9,9 @@ namespace glimpse {
 namespace {
 
 // References, branches and members within each other that are followed.
-constexpr int kMaxDepth = 16;
+constexpr int kMaxFollowed = 16;
 
-std::string type_of(const Json& value) {
+std::string broad_type_of(const Json& value) {
   if (value.is_number()) return "number";  // whole numbers are numbers too
   if (value.is_null()) return "null";
   if (value.is_boolean()) return "boolean";
@@ -29,7 +29,7 @@ std::optional<Json> choices_of(const Json& schema) {
 std::set<std::string> types_of(const Json& schema) {
   std::set<std::string> types;
   if (const std::optional<Json> choices = choices_of(schema)) {
-    for (const Json& choice : *choices) types.insert(type_of(choice));
+    for (const Json& choice : *choices) types.insert(broad_type_of(choice));
   } else if (schema.contains("type")) {
     const Json& type = schema["type"];
     for (const Json& one : type.is_array() ? type : Json::array({type})) {
@@ -50,7 +50,7 @@ class Comparison {
   explicit Comparison(const Json& document) : document_(document) {}
 
   [[nodiscard]] bool are_disjoint(const Json& a, const Json& b, int depth) const {
-    if (depth > kMaxDepth) return false;
+    if (depth > kMaxFollowed) return false;
     if (a == false || b == false) return true;
     if (!a.is_object() || !b.is_object()) return false;
     for (const auto& [one, other] : {std::pair(&a, &b), std::pair(&b, &a)}) {

@@ -11,7 +11,7 @@ namespace glimpse {
 namespace {
 
 constexpr size_t kMaxLength = 2000;
-constexpr int kMaxDepth = 64;  // of groups within groups
+constexpr int kMaxGroupDepth = 64;  // of groups within groups
 
 const CodePointSet kDigits = {{'0', '9'}};
 const CodePointSet kWordCharacters = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
@@ -100,7 +100,8 @@ class Parser {
 
   // ---- structure --------------------------------------------------------------------------------
   RegexNode choice() {
-    if (++depth_ > kMaxDepth) unsupported(fmt::format("nesting deeper than {}", kMaxDepth));
+    if (++depth_ > kMaxGroupDepth)
+      unsupported(fmt::format("nesting deeper than {}", kMaxGroupDepth));
     RegexNode first = sequence();
     if (sees("|")) {
       RegexNode node{.kind = RegexNode::Kind::choice};

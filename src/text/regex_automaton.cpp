@@ -11,7 +11,7 @@ namespace glimpse {
 namespace {
 
 constexpr size_t kMaxSteps = 20'000;  // of the expression, its repeats written out
-constexpr size_t kMaxStates = 4'000;
+constexpr size_t kMaxAutomatonStates = 4'000;
 constexpr size_t kMaxWork = 4'000'000;  // some tens of milliseconds
 
 [[noreturn]] void refuse_as_too_large(const char* of_what, size_t limit) {
@@ -215,7 +215,8 @@ class Subsets {
     std::sort(key.waiting.begin(), key.waiting.end());
     const auto [entry, is_new] = known_.emplace(key, static_cast<uint32_t>(waiting_.size()));
     if (is_new) {
-      if (waiting_.size() >= kMaxStates) refuse_as_too_large("states", kMaxStates);
+      if (waiting_.size() >= kMaxAutomatonStates)
+        refuse_as_too_large("states", kMaxAutomatonStates);
       waiting_.push_back(key.waiting);
       automaton_.states.push_back({key.accepts, key.is_settled, {}});
     }

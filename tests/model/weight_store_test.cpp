@@ -20,7 +20,7 @@ FileTensor zeros(const std::string& name, const std::string& dtype, std::vector<
 }
 
 template <typename Action>
-std::string error_of(const Action& action) {
+std::string message_of(const Action& action) {
   try {
     action();
   } catch (const Error& error) {
@@ -59,14 +59,14 @@ TEST_F(WeightStoreTest, FindsBothTowersUnderEveryKnownPrefix) {
     EXPECT_EQ(weights.vision_prefix(), names.vision);
     EXPECT_EQ(weights.head_name(), names.head);
   }
-  EXPECT_THAT(error_of([&] { store({zeros("transformer.wte", "F32", {1})}); }),
+  EXPECT_THAT(message_of([&] { store({zeros("transformer.wte", "F32", {1})}); }),
               HasSubstr("no embed_tokens.weight under any known prefix"));
 }
 
 TEST_F(WeightStoreTest, NamesTensorShapeAndDtypeInItsErrors) {
   const WeightStore weights = store({zeros("model.embed_tokens.weight", "F32", {2, 3})});
   const auto get = [&](const char* name, std::initializer_list<int64_t> shape, DType dtype) {
-    return error_of([&] { static_cast<void>(weights.get(name, shape, {dtype})); });
+    return message_of([&] { static_cast<void>(weights.get(name, shape, {dtype})); });
   };
   EXPECT_THAT(get("model.norm.weight", {3}, DType::f32),
               HasSubstr("lacks the tensor 'model.norm.weight'"));
@@ -97,7 +97,7 @@ TEST_F(WeightStoreTest, WidensScalesOfEveryDtypeAndRequiresThem) {
   }
   WeightStore weights = store({zeros("model.embed_tokens.weight", "F32", {1, 1}),
                                zeros("m.weight", "F8_E4M3", {129, 200})});
-  EXPECT_THAT(error_of([&] { static_cast<void>(weights.linear_part("m", 129, 200)); }),
+  EXPECT_THAT(message_of([&] { static_cast<void>(weights.linear_part("m", 129, 200)); }),
               HasSubstr("'m.weight' is FP8, but its scales 'm.weight_scale_inv' are missing"));
 }
 
@@ -106,7 +106,7 @@ TEST_F(WeightStoreTest, RefusesAScaleThatIsNotANumber) {
   scales.bytes.assign(4, std::byte{0xFF});
   WeightStore weights = store({zeros("model.embed_tokens.weight", "F32", {1, 1}),
                                zeros("m.weight", "F8_E4M3", {3, 5}), scales});
-  EXPECT_THAT(error_of([&] { static_cast<void>(weights.linear_part("m", 3, 5)); }),
+  EXPECT_THAT(message_of([&] { static_cast<void>(weights.linear_part("m", 3, 5)); }),
               HasSubstr("holds a scale that is not a number"));
 }
 
@@ -137,15 +137,15 @@ TEST_F(WeightStoreTest, ReadsShardsAndNamesWhatTheIndexPromisesInVain) {
   EXPECT_EQ(open(good).num_parameters(), 2);
   Json bad = good;
   bad["model.layers.0.x"] = "b.safetensors";
-  EXPECT_THAT(error_of([&] { open(bad); }),
+  EXPECT_THAT(message_of([&] { open(bad); }),
               HasSubstr("places 'model.layers.0.x' in b.safetensors, which lacks it"));
   bad = good;
   bad["model.norm.weight"] = "../b.safetensors";
-  EXPECT_THAT(error_of([&] { open(bad); }), HasSubstr("not in its directory"));
+  EXPECT_THAT(message_of([&] { open(bad); }), HasSubstr("not in its directory"));
   bad = good;
   bad["model.norm.weight"] = "c.safetensors";
-  EXPECT_THAT(error_of([&] { open(bad); }), HasSubstr("c.safetensors"));
-  EXPECT_THAT(error_of([&] { open(Json(3)); }), HasSubstr("no object 'weight_map'"));
+  EXPECT_THAT(message_of([&] { open(bad); }), HasSubstr("c.safetensors"));
+  EXPECT_THAT(message_of([&] { open(Json(3)); }), HasSubstr("no object 'weight_map'"));
 }
 
 TEST(BindWeights, RefusesNanInFp8AndNamesTheTensor) {
@@ -174,7 +174,7 @@ TEST(BindWeights, RefusesNanInFp8AndNamesTheTensor) {
   WeightStore store(directory.path());
   const std::unique_ptr<Backend> backend = create_reference_backend();
   Arena arena(backend->allocate(64 << 20, "weights"), "weights");
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(message_of([&] {
                 static_cast<void>(bind_language_weights(store, config.text, *backend, arena));
               }),
               HasSubstr("tensor '" + name + "' holds NaN"));
