@@ -266,11 +266,12 @@ __device__ void prepare_block(const Block& block) {
         shape.rows, product == DecodeProduct::gate_up, shape.pass, 0, i % kSumItems);
   }
   __syncthreads();
-  // Not a number times a zero is none.
+  // The last unit of a row reads scales beyond the row's end, beside weights of zero: they must be
+  // numbers. Those of the weights lie behind the activations'.
+  constexpr int kScales = (Layout<kMany>::kScaleBytes + Layout<kMany>::kWeightScaleBytes) / 4;
 #pragma unroll 1
-  for (int i = thread; i < Layout<kMany>::kScaleBytes / 4; i += kStreamThreads) {
-    block.staged_scales[i] = 0;
-  }
+  for (int i = thread; i < kScales; i += kStreamThreads) block.staged_scales[i] = 0;
+  __syncthreads();
   NextScales<W, kMany> scales;
   scales.load(block, DecodeProduct::qkv, 0);
   scales.store(block, DecodeProduct::qkv);
@@ -421,7 +422,8 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
   const int staged = many ? Layout<true>::kStagedBytes : Layout<false>::kStagedBytes;
   const int residual = many ? Layout<true>::kResidualFloats : Layout<false>::kResidualFloats;
   const int norm = many ? Layout<true>::kNormFloats : Layout<false>::kNormFloats;
-  if (a.weight_is_f8 && most_weight_scales(a, blocks) > kMaxWeightScales) return false;
+  constexpr int kBeyondRow = RingUnit<false>::kParts;
+  if (a.weight_is_f8 && most_weight_scales(a, blocks) + kBeyondRow > kMaxWeightScales) return false;
   const int whole_blocks = (a.hidden_size + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
   return (whole_blocks + 32) * 2 * a.rows <= staged &&
          a.hidden_size <= kMaxChunkBlocks * kBlockColumns && hidden_of_block <= norm &&
