@@ -100,8 +100,9 @@ class Parser {
 
   // ---- structure --------------------------------------------------------------------------------
   RegexNode choice() {
-    if (++depth_ > kMaxGroupDepth)
+    if (++depth_ > kMaxGroupDepth) {
       unsupported(fmt::format("nesting deeper than {}", kMaxGroupDepth));
+    }
     RegexNode first = sequence();
     if (sees("|")) {
       RegexNode node{.kind = RegexNode::Kind::choice};

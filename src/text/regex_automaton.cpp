@@ -215,8 +215,9 @@ class Subsets {
     std::sort(key.waiting.begin(), key.waiting.end());
     const auto [entry, is_new] = known_.emplace(key, static_cast<uint32_t>(waiting_.size()));
     if (is_new) {
-      if (waiting_.size() >= kMaxAutomatonStates)
+      if (waiting_.size() >= kMaxAutomatonStates) {
         refuse_as_too_large("states", kMaxAutomatonStates);
+      }
       waiting_.push_back(key.waiting);
       automaton_.states.push_back({key.accepts, key.is_settled, {}});
     }
