@@ -133,11 +133,11 @@ struct alignas(16) FirstRun {
 };
 static_assert(sizeof(FirstRun) == 16);
 
-/// What one lane adds up of a tile's sums: two outputs' sums from `slots` slots.
+/// What one lane adds up of a tile's sums: two outputs' sums from `num_slots` slots.
 struct SumItem {
-  uint32_t from : 12;    // of the first slot: floats from the slots' begin
- uint32_t slots : 4;     // 0: the lane has nothing
-  uint32_t output : 16;  // the first of the two, from the block's first on
+  uint32_t from : 12;      // of the first slot: floats from the slots' begin
+  uint32_t num_slots : 4;  // 0: the lane has nothing
+  uint32_t output : 16;    // the first of the two, from the block's first on
 };
 /// Of the first pass, that are worked out once per launch.
 constexpr int kSumItems = 64;

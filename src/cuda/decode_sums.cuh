@@ -126,9 +126,9 @@ __device__ void add_up_pass(const Block& block, DecodeProduct product, int index
     const SumItem at = is_first && item < kSumItems
                            ? first_sums[item]
                            : sum_item<kMany>(rows, paired, *pass.plan, pass.first_tile, item);
-    if (at.slots == 0) continue;
+    if (at.num_slots == 0) continue;
     const float* const from = sums + at.from;
-    const int slots = static_cast<int>(at.slots);
+    const int slots = static_cast<int>(at.num_slots);
     const auto sum_at = [&](int offset) {
       const float2 sum = sum_of_slots<Slot>(from + offset, slots);
       if (kMany) return sum;

@@ -255,20 +255,8 @@ struct WeightRing {
       float c[kCount][4] = {};
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const uint4(&of_x)[2] = x[kFirst + i];
-        const uint32_t b[8] = {of_x[0].x, of_x[0].y, of_x[0].z, of_x[0].w,
-                               of_x[1].x, of_x[1].y, of_x[1].z, of_x[1].w};
-        const uint4& of_lower = unit.lower[kFirst + i];
-        const uint4& of_upper = unit.upper[kFirst + i];
-        const uint32_t lower[4] = {of_lower.x, of_lower.y, of_lower.z, of_lower.w};
-        const uint32_t upper[4] = {of_upper.x, of_upper.y, of_upper.z, of_upper.w};
-#pragma unroll
-        for (int word = 0; word < 4; ++word) {
-          uint32_t a[4];
-          f16_pairs_of_e4m3(lower[word], a[0], a[2]);
-          f16_pairs_of_e4m3(upper[word], a[1], a[3]);
-          mma_f16(c[i], a, b[2 * word], b[2 * word + 1]);
-        }
+        const int at = kFirst + i;
+        multiply_f8(unit.lower[at], unit.upper[at], x[at][0], x[at][1], c[i]);
       }
       static_assert(kCount == 2 || kMany);
       const float2 lower = *reinterpret_cast<const float2*>(place.lower_scales + kFirst);
@@ -286,13 +274,7 @@ struct WeightRing {
     } else {
 #pragma unroll
       for (int i = kFirst; i < kFirst + kCount; ++i) {
-        const uint4 b = x[i][0];
-        const uint4 lower = unit.lower[i];
-        const uint4 upper = unit.upper[i];
-        const uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y};
-        mma_bf16(sums, a0, b.x, b.y);
-        const uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
-        mma_bf16(sums, a1, b.z, b.w);
+        multiply_bf16(unit.lower[i], unit.upper[i], x[i][0], sums);
       }
     }
   }

@@ -22,8 +22,6 @@ namespace glimpse::cuda {
 inline constexpr int kStreamRows = 8;
 /// Bytes of each weight row in a unit.
 inline constexpr int kUnitBytes = 128;
-/// Tiles of up to 16 weight rows whose sums wait in shared memory at once.
-inline constexpr int kTilesPerPass = 16;
 /// Columns of a staged row that share a power of two, and of an FP8 matrix that share a scale.
 inline constexpr int kBlockColumns = 128;
 
@@ -48,16 +46,6 @@ __device__ inline void forget(uint4& words) {
 }
 __device__ inline void forget(float& x) {
   asm volatile("mov.b32 %0, 0;" : "=f"(x));
-}
-
-__device__ inline void forget(UnitRegisters& unit) {
-#pragma unroll
-  for (int group = 0; group < 2; ++group) {
-    forget(unit.lower[group]);
-    forget(unit.upper[group]);
-  }
-  forget(unit.lower_scale);
-  forget(unit.upper_scale);
 }
 
 // ---- conversions and products
@@ -226,6 +214,30 @@ __device__ inline void put_staged_bf16(const Staged& staged, int row, int block,
                             lane * 8) = words;
 }
 
+/// c += 16 bytes of rows g and g + 8 times the activations beside them: e4m3 by f16, before scales.
+__device__ inline void multiply_f8(const uint4& lower_piece, const uint4& upper_piece,
+                                   const uint4& x0, const uint4& x1, float (&c)[4]) {
+  const uint32_t b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
+  const uint32_t lower[4] = {lower_piece.x, lower_piece.y, lower_piece.z, lower_piece.w};
+  const uint32_t upper[4] = {upper_piece.x, upper_piece.y, upper_piece.z, upper_piece.w};
+#pragma unroll
+  for (int word = 0; word < 4; ++word) {
+    uint32_t a[4];
+    f16_pairs_of_e4m3(lower[word], a[0], a[2]);
+    f16_pairs_of_e4m3(upper[word], a[1], a[3]);
+    mma_f16(c, a, b[2 * word], b[2 * word + 1]);
+  }
+}
+
+/// The same of bf16.
+__device__ inline void multiply_bf16(const uint4& lower, const uint4& upper, const uint4& x,
+                                     float (&c)[4]) {
+  const uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y};
+  mma_bf16(c, a0, x.x, x.y);
+  const uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
+  mma_bf16(c, a1, x.z, x.w);
+}
+
 /// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
 /// unit's first column, `x_scales` to its block's scales.
 ///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
@@ -239,20 +251,7 @@ __device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* 
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
       const auto* from = reinterpret_cast<const uint4*>(x + group * 64 + t * 16);
-      const uint4 x0 = from[0];
-      const uint4 x1 = from[1];
-      const uint32_t b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
-      const uint32_t lower[4] = {unit.lower[group].x, unit.lower[group].y, unit.lower[group].z,
-                                 unit.lower[group].w};
-      const uint32_t upper[4] = {unit.upper[group].x, unit.upper[group].y, unit.upper[group].z,
-                                 unit.upper[group].w};
-#pragma unroll
-      for (int word = 0; word < 4; ++word) {
-        uint32_t a[4];
-        f16_pairs_of_e4m3(lower[word], a[0], a[2]);
-        f16_pairs_of_e4m3(upper[word], a[1], a[3]);
-        mma_f16(c[group], a, b[2 * word], b[2 * word + 1]);
-      }
+      multiply_f8(unit.lower[group], unit.upper[group], from[0], from[1], c[group]);
     }
     sums[0] += (c[0][0] + c[1][0]) * (unit.lower_scale * x_scale.x);
     sums[1] += (c[0][1] + c[1][1]) * (unit.lower_scale * x_scale.y);
@@ -262,12 +261,7 @@ __device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* 
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
       const uint4 b = *reinterpret_cast<const uint4*>(x + group * 32 + t * 8);
-      const uint4 lower = unit.lower[group];
-      const uint4 upper = unit.upper[group];
-      const uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y};
-      mma_bf16(sums, a0, b.x, b.y);
-      const uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
-      mma_bf16(sums, a1, b.z, b.w);
+      multiply_bf16(unit.lower[group], unit.upper[group], b, sums);
     }
   }
 }
@@ -324,7 +318,7 @@ struct Divisor {
   }
 };
 
-/// How the units of up to kTilesPerPass tiles are dealt to the warps: each takes `per_warp` in a
+/// How the units of some tiles are dealt to the warps: each takes `per_warp` in a
 /// row, tile after tile.
 struct PassPlan {
   int tiles;
@@ -349,7 +343,7 @@ struct TileSums {
 /// Warp w leaves its sums of tile t in slot w + t: along the line of units either the warp or the
 /// tile goes up by one from slot to slot, so the slots of a tile are neighbours, in the order of
 /// its columns.
-template <int kWarps, int kRows, int kTiles = kTilesPerPass>
+template <int kWarps, int kRows, int kTiles>
 struct StreamScratch {
   TileSums<kRows> slots[kWarps + kTiles];
 };
