@@ -84,13 +84,10 @@ bool run_decode_layers(const CudaContext& context, const DecoderShape& shape,
                                   .max_pages = static_cast<int>(inputs.spans.page_table.stride(0)),
                                   .workspace = context.decode_workspace()};
   const int num_multiprocessors = context.card().num_multiprocessors;
-  const int launches = decode_launches(arguments, num_multiprocessors);
-  for (int i = 0; i < launches; ++i) {
-    require(launch_decode(decode_part(arguments, i, launches), all, num_multiprocessors,
-                          context.stream()),
-            "the fused decoder");
-  }
-  return launches > 0;
+  if (!decode_supports(arguments, num_multiprocessors)) return false;
+  require(launch_decode(arguments, all, num_multiprocessors, context.stream()),
+          "the fused decoder");
+  return true;
 }
 
 }  // namespace glimpse::cuda

@@ -138,37 +138,55 @@ __device__ inline int tile_begin(const AttentionUnit& unit, int round) {
          static_cast<int>(threadIdx.x) / 32 * kTileTokens;
 }
 
+/// Where a tile lies in the cache, for a lane.
+struct TilePlace {
+  int64_t entry;  // of its first token
+  int last;       // token that it has: those beyond repeat it
+};
+
+__device__ inline TilePlace tile_place(const DecodeArguments& a, const AttentionUnit& unit,
+                                       int begin) {
+  const int page = __ldg(a.page_table + int64_t{unit.row} * a.max_pages + begin / kPageTokens);
+  return {(int64_t{page} * a.num_kv_heads + unit.kv_head) * kPageTokens + begin % kPageTokens,
+          unit.last_token - 1 - begin};
+}
+
+/// The keys of a tile and, where the cache has them, all scales.
 template <bool kKvF8>
-__device__ void load_tile(const DecodeArguments& a, const DecodeLayer& layer,
-                          const AttentionUnit& unit, int begin, KvTile<kKvF8>& tile) {
-  if (begin >= unit.last_token) return;
+__device__ void load_keys(const DecodeLayer& layer, const TilePlace& place, KvTile<kKvF8>& tile) {
   constexpr int kBytes = kDecodeHeadDim * (kKvF8 ? 1 : 2);
   const int lane = threadIdx.x % 32;
-  const int page = __ldg(a.page_table + int64_t{unit.row} * a.max_pages + begin / kPageTokens);
-  const int64_t entry =
-      (int64_t{page} * a.num_kv_heads + unit.kv_head) * kPageTokens + begin % kPageTokens;
-  const int last = unit.last_token - 1 - begin;  // tokens beyond repeat it
-  const auto* keys = static_cast<const uint8_t*>(layer.keys) + entry * kBytes + lane % 4 * 16;
-  const auto* values = static_cast<const uint8_t*>(layer.values) + entry * kBytes + lane / 4 * 16;
+  const auto* keys = static_cast<const uint8_t*>(layer.keys) + place.entry * kBytes + lane % 4 * 16;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const uint8_t* from = keys + min(lane / 4 + 8 * i, last) * kBytes;
+    const uint8_t* from = keys + min(lane / 4 + 8 * i, place.last) * kBytes;
 #pragma unroll
     for (int piece = 0; piece < KvTile<kKvF8>::kKeyPieces; ++piece) {
       tile.keys[i][piece] = __ldcg(reinterpret_cast<const uint4*>(from + piece * 64));
     }
   }
+  if constexpr (kKvF8) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = min(value_token(i), place.last);
+      tile.key_scales[i] = __ldcg(layer.key_scales + place.entry + token);
+      tile.value_scales[i] = __ldcg(layer.value_scales + place.entry + token);
+    }
+  }
+}
+
+template <bool kKvF8>
+__device__ void load_values(const DecodeLayer& layer, const TilePlace& place, KvTile<kKvF8>& tile) {
+  constexpr int kBytes = kDecodeHeadDim * (kKvF8 ? 1 : 2);
+  const int lane = threadIdx.x % 32;
+  const auto* values =
+      static_cast<const uint8_t*>(layer.values) + place.entry * kBytes + lane / 4 * 16;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int token = min(value_token(i), last);
-    const uint8_t* from = values + token * kBytes;
+    const uint8_t* from = values + min(value_token(i), place.last) * kBytes;
 #pragma unroll
     for (int piece = 0; piece < KvTile<kKvF8>::kValuePieces; ++piece) {
       tile.values[i][piece] = __ldcg(reinterpret_cast<const uint4*>(from + piece * 128));
-    }
-    if constexpr (kKvF8) {
-      tile.key_scales[i] = __ldcg(layer.key_scales + entry + token);
-      tile.value_scales[i] = __ldcg(layer.value_scales + entry + token);
     }
   }
 }
@@ -291,10 +309,17 @@ struct WarpAttention {
   float weight_sum = 0;
 };
 
-/// A tile of tokens, `count` of them valid, added to a warp's attention.
+/// What the tokens of a tile weigh, as the B operand of the values' product, and what the sums
+/// before are worth beside them: of heads 2t and 2t + 1.
+struct TileWeights {
+  uint32_t b[2];
+  float keep[2];
+};
+
+/// The scores of a tile of tokens, `count` of them valid.
 template <bool kKvF8>
-__device__ void attend_tile(const KvTile<kKvF8>& tile, const AttentionShared& shared, int group,
-                            int count, WarpAttention& state) {
+__device__ TileWeights score_tile(const KvTile<kKvF8>& tile, const AttentionShared& shared,
+                                  int group, int count, WarpAttention& state) {
   const int lane = threadIdx.x % 32;
   const int t = lane % 4;
   // Rows of the operand beyond the group's heads repeat the last one: nobody reads them.
@@ -328,40 +353,43 @@ __device__ void attend_tile(const KvTile<kKvF8>& tile, const AttentionShared& sh
     state.weight_sum += weights[i];
     if constexpr (kKvF8) weights[i] *= tile.value_scales[i];
   }
-  const float keep_low = __shfl_sync(0xFFFFFFFFU, keep, 8 * t);
-  const float keep_high = __shfl_sync(0xFFFFFFFFU, keep, 8 * t + 4);
-  const uint32_t b0 = bf16_pair(weights[0], weights[1]);
-  const uint32_t b1 = bf16_pair(weights[2], weights[3]);
+  return {{bf16_pair(weights[0], weights[1]), bf16_pair(weights[2], weights[3])},
+          {__shfl_sync(0xFFFFFFFFU, keep, 8 * t), __shfl_sync(0xFFFFFFFFU, keep, 8 * t + 4)}};
+}
+
+template <bool kKvF8>
+__device__ void add_values(const KvTile<kKvF8>& tile, const TileWeights& weights,
+                           WarpAttention& state) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    state.sums[i][0] *= keep_low;
-    state.sums[i][1] *= keep_high;
-    state.sums[i][2] *= keep_low;
-    state.sums[i][3] *= keep_high;
+    state.sums[i][0] *= weights.keep[0];
+    state.sums[i][1] *= weights.keep[1];
+    state.sums[i][2] *= weights.keep[0];
+    state.sums[i][3] *= weights.keep[1];
     uint32_t a[4];
     value_operand<kKvF8>(tile, i, a);
-    mma_bf16(state.sums[i], a, b0, b1);
+    mma_bf16(state.sums[i], a, weights.b[0], weights.b[1]);
   }
 }
 
-/// A warp's attention into shared memory.
+/// A warp's attention into a slot of shared memory.
 template <bool kKvF8>
-__device__ void leave_partial(const WarpAttention& state, int group, AttentionShared& shared) {
+__device__ void leave_partial(const WarpAttention& state, int group, int slot,
+                              const WarpPartials& partials) {
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
   const int g = lane / 4;
   float total = state.weight_sum;
   total += __shfl_xor_sync(0xFFFFFFFFU, total, 1);
   total += __shfl_xor_sync(0xFFFFFFFFU, total, 2);
   if (lane % 4 == 0 && g < group) {
-    shared.partials[g][warp].maximum = state.maximum;
-    shared.partials[g][warp].weight_sum = total;
+    partials.at(g, slot).maximum = state.maximum;
+    partials.at(g, slot).weight_sum = total;
   }
 #pragma unroll
   for (int odd = 0; odd < 2; ++odd) {
     const int head = lane % 4 * 2 + odd;
     if (head >= group) continue;
-    float* sums = shared.partials[head][warp].sums;
+    float* sums = partials.at(head, slot).sums;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       auto* to = reinterpret_cast<float4*>(sums + (kKvF8 ? 16 * g + 8 * half : 64 * half + 8 * g));
@@ -370,6 +398,45 @@ __device__ void leave_partial(const WarpAttention& state, int group, AttentionSh
                state.sums[i + 1][2 + odd]};
       to[1] = {state.sums[i + 2][odd], state.sums[i + 2][2 + odd], state.sums[i + 3][odd],
                state.sums[i + 3][2 + odd]};
+    }
+  }
+}
+
+/// Adds what another warp left in a slot to a warp's attention.
+template <bool kKvF8>
+__device__ void join_partial(WarpAttention& state, int group, int slot,
+                             const WarpPartials& partials) {
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const Partial& of_head = partials.at(min(g, group - 1), slot);
+  const float maximum = fmaxf(state.maximum, of_head.maximum);
+  const float keep = exp2f(state.maximum - maximum);
+  const float take = exp2f(of_head.maximum - maximum);
+  state.maximum = maximum;
+  state.weight_sum *= keep;
+  if (t == 0) state.weight_sum += of_head.weight_sum * take;
+#pragma unroll
+  for (int odd = 0; odd < 2; ++odd) {
+    const int head = 2 * t + odd;
+    const float keep_sums = __shfl_sync(0xFFFFFFFFU, keep, 4 * head);
+    const float take_sums = __shfl_sync(0xFFFFFFFFU, take, 4 * head);
+    if (head >= group) continue;
+    const float* sums = partials.at(head, slot).sums;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto* from =
+          reinterpret_cast<const float4*>(sums + (kKvF8 ? 16 * g + 8 * half : 64 * half + 8 * g));
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const float4 four = from[pair];
+        float(&first)[4] = state.sums[4 * half + 2 * pair];
+        float(&second)[4] = state.sums[4 * half + 2 * pair + 1];
+        first[odd] = first[odd] * keep_sums + four.x * take_sums;
+        first[2 + odd] = first[2 + odd] * keep_sums + four.y * take_sums;
+        second[odd] = second[odd] * keep_sums + four.z * take_sums;
+        second[2 + odd] = second[2 + odd] * keep_sums + four.w * take_sums;
+      }
     }
   }
 }
@@ -410,17 +477,25 @@ __device__ void begin_attention(const Block& block, const DecodeLayer& layer,
   if (warp <= group) {
     start.constants = load_head_constants(a, warp < group ? layer.q_norm : layer.k_norm, unit.row);
   }
-  load_tile<kKvF8>(a, layer, unit, tile_begin(unit, 0), start.tile);
+  const int begin = tile_begin(unit, 0);
+  if (begin >= unit.last_token) return;
+  const TilePlace place = tile_place(a, unit, begin);
+  load_keys<kKvF8>(layer, place, start.tile);
+  load_values<kKvF8>(layer, place, start.tile);
 }
 
 /// Returns the first of the warps that are not needed to add up heads at the end.
-template <typename W, bool kKvF8, bool kMany>
+template <bool kKvF8, bool kMany>
 __device__ int attention(const Block& block, const DecodeLayer& layer, AttentionStart<kKvF8>& start,
                          Exchange& exchange) {
   const DecodeArguments& a = block.a;
-  auto& shared = *reinterpret_cast<AttentionShared*>(block.staged);
+  auto& shared = *reinterpret_cast<AttentionShared*>(
+      kMany ? block.wide_sums + (block.wide_bytes - sizeof(AttentionShared)) / sizeof(float)
+            : block.narrow_sums);
   const int units = a.rows * a.num_kv_heads * block.tail->max_splits;
   const int group = a.num_heads / a.num_kv_heads;
+  const WarpPartials partials = WarpPartials::of<kMany>(block, group);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   AttentionUnit unit = block.tail->unit;
   int idle_warp = 0;
 #pragma unroll 1
@@ -434,21 +509,40 @@ __device__ int attention(const Block& block, const DecodeLayer& layer, Attention
     __syncthreads();
     const bool owns_newest = unit.last_token == unit.context;
     WarpAttention state;
+    KvTile<kKvF8>& tile = start.tile;
 #pragma unroll 1
-    for (int round = 0;; ++round) {
-      const int begin = tile_begin(unit, round);
-      if (begin >= unit.last_token) break;
-      KvTile<kKvF8> tile = start.tile;
-      load_tile<kKvF8>(a, layer, unit, begin + kTokensPerRound, start.tile);
+    for (int begin = tile_begin(unit, 0); begin < unit.last_token;) {
       if (owns_newest) patch_tile<kKvF8>(shared, unit.context - 1 - begin, tile);
-      attend_tile<kKvF8>(tile, shared, group, unit.last_token - begin, state);
+      // What is behind its use makes room for the next round's.
+      const int next = begin + kTokensPerRound;
+      const bool has_next = next < unit.last_token;
+      TilePlace place{};
+      if (has_next) place = tile_place(a, unit, next);
+      const TileWeights weights =
+          score_tile<kKvF8>(tile, shared, group, unit.last_token - begin, state);
+      if (has_next) load_keys<kKvF8>(layer, place, tile);
+      add_values<kKvF8>(tile, weights, state);
+      if (has_next) load_values<kKvF8>(layer, place, tile);
+      begin = next;
     }
-    if (tile_begin(unit, 0) < unit.last_token) leave_partial<kKvF8>(state, group, shared);
+    const bool has_tokens = tile_begin(unit, 0) < unit.last_token;
+    if (partials.warps < kStreamWarps) {
+      const int tokens = partials.warps * kTileTokens;  // from this warp's first to its partner's
+      if (warp >= partials.warps && has_tokens) {
+        leave_partial<kKvF8>(state, group, warp - partials.warps, partials);
+      }
+      __syncthreads();
+      if (warp < partials.warps && tile_begin(unit, 0) + tokens < unit.last_token) {
+        join_partial<kKvF8>(state, group, warp, partials);
+      }
+      __syncwarp();
+    }
+    if (warp < partials.warps && has_tokens) leave_partial<kKvF8>(state, group, warp, partials);
     __syncthreads();
     if (unit.split == 0) {
-      publish_attended<W>(block, unit, shared, exchange);
+      publish_attended(block, unit, partials, exchange);
     } else {
-      publish_partials(block, unit, shared, exchange);
+      publish_partials(block, unit, partials, exchange);
     }
     idle_warp = unit.split == 0 ? group : 0;
     if (index + static_cast<int>(gridDim.x) < units) __syncthreads();

@@ -12,13 +12,9 @@ namespace glimpse::cuda::fused {
 constexpr int kStreamThreads = 256;
 constexpr int kStreamWarps = kStreamThreads / 32;
 constexpr int kFewRows = 2;
-/// Units under way: 64 KiB per multiprocessor with few sequences; with many, whose activations need
-/// the room, 32 KiB.
-constexpr int kRingDepth = 2;
 /// Layers whose pointers a block has at hand. A warp that has weights in a layer at all is with its
-/// copies at most kRingDepth + 1 layers ahead, and this many less two are there from its first
-/// product on.
-constexpr int kLayersAhead = kRingDepth + 3;
+/// copies at most three layers ahead, and this many less two are there from its first product on.
+constexpr int kLayersAhead = 5;
 
 constexpr int kPageTokens = 32;
 constexpr int kHalf = kDecodeHeadDim / 2;
@@ -28,29 +24,58 @@ constexpr int kMaxIntermediate = 28672;
 constexpr int kMaxQkvHeads = 96;  // of queries, keys and values together
 constexpr int kMaxBlocks = 256;
 // 99 KiB per block on every card.
-constexpr int kSharedBytes = 98 * 1024;
-constexpr int kMaxChunkBlocks = 96;    // of 128 columns, staged at once
+constexpr int kSharedBytes = 99 * 1024;
 constexpr int kMaxWeightScales = 384;  // of a block's part of a product
-constexpr int kTailBytes = 3 * 1024;
+constexpr int kTailBytes = 2304;
+constexpr int kNormFloats = 192;  // the most hidden columns of a block
 
-/// A block's shared memory: the ring ([kStreamWarps, kRingDepth] units), sums, staged activations
-/// and their scales, the weights' scales of this product and the next one, the norm's weights of
-/// the block's hidden columns, its share of the residual stream of all rows, and the tail.
+/// Floats of a block's share of the residual stream of all rows.
+__host__ __device__ inline int residual_floats(int rows, int hidden_size, int blocks) {
+  return rows * 2 * ((hidden_size / 2 + blocks - 1) / blocks);
+}
+
+/// A block's shared memory: the ring (two units of each warp); sums of qkv and of gate and up,
+/// where the attention's partial results have their place; the share of the residual stream; sums
+/// of o and down; the weights' scales of this product and the next one; the norm's weights of the
+/// block's hidden columns; the tail. The first sums have what the others leave. With many rows all
+/// sums share their place.
 template <bool kMany>
 struct Layout {
-  static constexpr int kRows = kMany ? kStreamRows : kFewRows;
-  static constexpr int kTiles = kMany ? 10 : 20;  // whose sums wait at once
-  using Unit = RingUnit<kMany>;
-  using Scratch = StreamScratch<kStreamWarps, kRows, kTiles>;
-  static constexpr int kRingBytes = kStreamWarps * kRingDepth * static_cast<int>(sizeof(Unit));
-  static constexpr int kScratchBytes = static_cast<int>(sizeof(Scratch));
-  static constexpr int kScaleBytes = kMaxChunkBlocks * kRows * 4;
-  static constexpr int kWeightScaleBytes = 2 * kMaxWeightScales * 4;
-  static constexpr int kNormFloats = kMany ? 192 : 256;
-  static constexpr int kResidualFloats = kMany ? 1280 : 768;
-  static constexpr int kStagedBytes = kSharedBytes - kRingBytes - kScratchBytes - kScaleBytes -
-                                      kWeightScaleBytes - (kNormFloats + kResidualFloats) * 4 -
-                                      kTailBytes;
+  static constexpr int kNarrowBytes = kMany ? 0 : 2560;
+  static constexpr int kNarrow = kSharedBytes - kTailBytes - kNarrowBytes -
+                                 (kNormFloats + 2 * kMaxWeightScales) * int{sizeof(float)};
+
+  __host__ __device__ static constexpr int ring_bytes(int unit_groups) {
+    return kStreamWarps * 2 * unit_groups * int{sizeof(RingGroup)};
+  }
+  __host__ __device__ static constexpr int residual(int floats) {
+    return (kNarrow - floats * int{sizeof(float)}) / 16 * 16;
+  }
+  __host__ __device__ static constexpr int wide_bytes(int unit_groups, int floats) {
+    return residual(floats) - ring_bytes(unit_groups);
+  }
+};
+
+/// Bytes from one activation row's sums of a tile to the next one's.
+constexpr int kRowBytes = 2 * kHalfRows * 4;
+
+/// Where the sums of a product's tiles wait: [tile][warp][activation row][weight row], f32, padded
+/// against bank conflicts.
+struct SumSlots {
+  float* slots;
+  int rows;
+
+  static constexpr int kTileRows = 2 * kHalfRows;
+
+  __device__ static int tile_floats(int rows) { return kStreamWarps * rows * kTileRows + 8; }
+  __device__ float* at(int tile, int warp) const {
+    return slots + tile * tile_floats(rows) + warp * rows * kTileRows;
+  }
+  /// Of an activation row and weight row of a slot: neighbours of the rows' pairs change places, so
+  /// that a warp's lanes meet different banks.
+  __device__ static int place(int row, int weight_row) {
+    return row * kTileRows + (weight_row ^ (row & 2) * 4);
+  }
 };
 // Keys of one tile of the attention, by one warp; and of a whole block.
 constexpr int kTileTokens = 16;
@@ -72,28 +97,21 @@ struct Partial {
   float padding[2];  // keeps `sums` 16-byte aligned
 };
 
-/// What a block says of its part of a row: the largest magnitude and the sum of the squares, as the
-/// bits of floats.
-using PublishedStatistics = uint32_t[2];
-
-/// A vector of each row that every block needs whole, in pieces from every block.
-template <int kWords>
-struct PublishedRows {
-  uint32_t words[kDecodeRows * kWords];                     // [rows, as many as a row has]
-  PublishedStatistics statistics[kDecodeRows][kMaxBlocks];  // of the blocks' pieces
+/// The residual stream times the weight of the norm that reads it.
+struct PublishedStream {
+  uint32_t words[kDecodeRows * kMaxHidden / 2];  // [rows, hidden / 2]
+  // Of the stream itself: each block's sum of its elements' squares, as the bits of a float.
+  uint32_t squares[kDecodeRows][kMaxBlocks];
 };
 
-/// What the blocks tell each other within a layer, as published words.
+/// What the blocks tell each other within a layer, as published words: bf16 pairs, but for squares
+/// and partial results.
 struct Exchange {
-  uint32_t qkv[kDecodeRows * kMaxQkvHeads * kDecodeHeadDim / 2];  // bf16 pairs
-  // The residual stream times the weight of the norm that reads it, f32 or, of many rows, bf16
-  // pairs; the statistics' squares are those of the stream itself.
-  PublishedRows<kMaxHidden> after_attention;
-  PublishedRows<kMaxHidden> after_mlp;
-  PublishedRows<kMaxIntermediate / 2> inner;  // bf16 pairs
-  // [rows, heads]: as it is staged, two numbers a word, and beside FP8 weights each head's scale.
-  uint32_t attended[kDecodeRows * kDecodeMaxHeads * kHalf];
-  uint32_t attended_scales[kDecodeRows * kDecodeMaxHeads];
+  uint32_t qkv[kDecodeRows * kMaxQkvHeads * kDecodeHeadDim / 2];
+  PublishedStream after_attention;
+  PublishedStream after_mlp;
+  uint32_t inner[kDecodeRows * kMaxIntermediate / 2];
+  uint32_t attended[kDecodeRows * kDecodeMaxHeads * kHalf];  // [rows, heads]
   // [rows, heads, splits]; splits are given out only as far as there are blocks.
   uint32_t partials[kMaxBlocks * kMaxGroup][sizeof(Partial) / 4];
 };
@@ -106,41 +124,52 @@ struct Workspace {
   Exchange exchanges[2];  // of even and of odd layers
 };
 
+/// A block's outputs of one matrix, dealt evenly to tiles. A tile is some rows for the lower half
+/// of the mma's A operand and as many for the upper: the rows that follow or, of gate and up
+/// (`paired`), the same rows of the other matrix.
+struct TileRows {
+  int first, last;  // this block's outputs; the first is even
+  int begin;        // of the first tile: before `first` where the last tile would leave the matrix
+  int half;         // rows in half a tile: even, at most kHalfRows
+  int per_tile;     // outputs: half or, unpaired, twice as many
+  int tiles;
+
+  __device__ static TileRows deal(int outputs, bool paired) {
+    TileRows rows;
+    const int pairs = outputs / 2;
+    rows.first = 2 * share_begin(pairs, blockIdx.x, gridDim.x);
+    rows.last = 2 * share_begin(pairs, blockIdx.x + 1, gridDim.x);
+    const int count = rows.last - rows.first;
+    const int halves = paired ? 1 : 2;
+    rows.tiles = (count + kHalfRows * halves - 1) / (kHalfRows * halves);
+    const int slices = max(rows.tiles, 1) * halves * 2;
+    rows.half = max(2 * ((count + slices - 1) / slices), 2);
+    rows.per_tile = rows.half * halves;
+    rows.begin = min(rows.first, outputs - rows.tiles * rows.per_tile);
+    return rows;
+  }
+};
+
 /// What stays the same of a product from layer to layer; worked out once per launch.
 struct ProductShape {
   int outputs, columns;
   TileRows rows;
-  PassPlan pass;         // of the first pass over a whole chunk
-  PassPlan last;         // of the first pass over the last chunk
-  int chunk_columns;     // that shared memory holds at once, whole blocks
-  Divisor scale_stride;  // of the weights' scales in shared memory: whole units
-  int scale_blocks;      // of 128 rows
-  int scale_columns;     // in device memory
-  bool chunks_add_up;    // in the slots: all chunks are dealt alike, each in one pass
+  int pass_tiles;     // that one pass takes
+  int scale_begin;    // of the block's scales in a matrix's
+  int scale_columns;  // blocks of 128 columns
+  int scales;         // of the block, of one matrix
+};
 
-  __device__ const PassPlan& pass_over(int first_column) const {
-    return first_column + chunk_columns < columns ? pass : last;
+/// A warp's columns of a product, as groups (see RingGroup), in units of which it holds the
+/// activations at once.
+struct Slice {
+  int16_t first, count;
+  int16_t units, unit_groups;
+
+  __device__ int groups(int unit) const {
+    return min(count - unit * unit_groups, static_cast<int>(unit_groups));
   }
 };
-
-/// Where a warp's first run of units of a product is.
-struct alignas(16) FirstRun {
-  uint16_t row, last_row;    // of its tile; of the block's
-  uint16_t unit, run, left;  // in the row; of the run; of the pass behind it
-  uint16_t units;            // of a row
-  uint8_t half, per_tile;    // see TileRows
-  bool is_whole;             // the product is one pass over one chunk
-};
-static_assert(sizeof(FirstRun) == 16);
-
-/// What one lane adds up of a tile's sums: two outputs' sums from `num_slots` slots.
-struct SumItem {
-  uint32_t from : 12;      // of the first slot: floats from the slots' begin
-  uint32_t num_slots : 4;  // 0: the lane has nothing
-  uint32_t output : 16;    // the first of the two, from the block's first on
-};
-/// Of the first pass, that are worked out once per launch.
-constexpr int kSumItems = 64;
 
 /// One kv head of one sequence over a run of its keys: a block's work.
 struct AttentionUnit {
@@ -149,22 +178,34 @@ struct AttentionUnit {
   int first_token, last_token;  // empty for splits that a short context does not need
 };
 
-/// The sums of a product's last pass, which wait in the slots.
-struct LastPass {
-  const PassPlan* plan;
-  int first_tile;
-  float factor;  // what is left of the norm of the row that this warp adds up
+/// Where a warp's copies are in a step, as far as they seldom need it; see StepCursor.
+struct alignas(16) CursorPlace {
+  int16_t layer, layer_slot;  // in BlockTail::layers
+  int16_t product;
+  int16_t unit;        // of the warp's columns
+  int32_t first_tile;  // of the pass
+  int32_t padding;
+};
+
+/// What the copies of a product need.
+struct alignas(16) CopyShape {
+  int tiles;
+  int pass_tiles;
+  int tile_bytes;   // from a tile's rows to the next one's
+  int upper_bytes;  // from its lower half to the upper one; 0 if that is another matrix
 };
 
 /// The end of a block's shared memory.
 struct BlockTail {
-  float2 statistics[kDecodeRows];  // of a product's passes so far
+  float squares[kDecodeRows];  // of a product's passes so far
+  float factors[kDecodeRows];  // of the norm before qkv or gate and up
   DecodeArguments arguments;
   DecodeLayer layers[kLayersAhead];  // this one's pointers and the next ones'
   ProductShape shapes[kDecodeProducts];
-  PassPlan pass;  // of later passes and chunks
-  FirstRun first_runs[kStreamWarps][kDecodeProducts];
-  SumItem first_sums[kDecodeProducts][kSumItems];
+  Slice slices[kStreamWarps][kDecodeProducts];
+  CopyShape copies[kDecodeProducts];
+  uint32_t lane_bytes[kDecodeProducts][32];  // from a matrix's begin to a lane's piece of tile 0
+  CursorPlace cursors[kStreamWarps];
   AttentionUnit unit;  // this block's first
   int max_splits;
   int context[kDecodeRows];
@@ -175,16 +216,21 @@ static_assert(sizeof(BlockTail) <= kTailBytes);
 struct Block {
   const DecodeArguments& a;
   Workspace* workspace;
-  void* sums;            // Layout::Scratch
-  uint16_t* staged;      // Layout::kStagedBytes
-  float* staged_scales;  // [kMaxChunkBlocks, scale_rows]
+  float* wide_sums;  // wide_bytes
+  int wide_bytes;
+  float* narrow_sums;    // Layout::kNarrowBytes
   float* weight_scales;  // [2, kMaxWeightScales] of products with even and odd numbers
   float* norm_weights;   // [this block's hidden columns] of the norm that comes next
   float* residual;       // [rows, this block's hidden columns]
   BlockTail* tail;
 
-  __device__ Staged stage_of(int stride, int scale_rows) const {
-    return {staged, staged_scales, stride, scale_rows};
+  /// Of few rows products that follow each other leave their sums in different places.
+  template <bool kMany>
+  __device__ SumSlots slots(DecodeProduct product) const {
+    return {kMany || is_wide(product) ? wide_sums : narrow_sums, kMany ? kStreamRows : a.rows};
+  }
+  __device__ static bool is_wide(DecodeProduct product) {
+    return product == DecodeProduct::qkv || product == DecodeProduct::gate_up;
   }
 };
 
@@ -200,20 +246,19 @@ __device__ inline BlockTail& tail_of_block() {
 template <bool kMany>
 __device__ inline Block this_block() {
   using L = Layout<kMany>;
-  uint8_t* const sums = shared_memory() + L::kRingBytes;
-  uint8_t* const staged = sums + L::kScratchBytes;
-  uint8_t* const scales = staged + L::kStagedBytes;
   BlockTail& tail = tail_of_block();
-  auto* const weight_scales = reinterpret_cast<float*>(scales + L::kScaleBytes);
-  float* const norm_weights = weight_scales + 2 * kMaxWeightScales;
-  return {tail.arguments,
-          static_cast<Workspace*>(tail.arguments.workspace),
-          sums,
-          reinterpret_cast<uint16_t*>(staged),
-          reinterpret_cast<float*>(scales),
+  const DecodeArguments& a = tail.arguments;
+  const int floats = residual_floats(a.rows, a.hidden_size, static_cast<int>(gridDim.x));
+  auto* const narrow = reinterpret_cast<float*>(shared_memory() + L::kNarrow);
+  float* const weight_scales = narrow + L::kNarrowBytes / 4;
+  return {a,
+          static_cast<Workspace*>(a.workspace),
+          reinterpret_cast<float*>(shared_memory() + L::ring_bytes(a.unit_groups)),
+          L::wide_bytes(a.unit_groups, floats),
+          narrow,
           weight_scales,
-          norm_weights,
-          norm_weights + L::kNormFloats,
+          weight_scales + 2 * kMaxWeightScales,
+          reinterpret_cast<float*>(shared_memory() + L::residual(floats)),
           &tail};
 }
 
@@ -274,9 +319,18 @@ __device__ inline void publish(uint32_t* to, uint32_t bits) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(encoded(bits)) : "memory");
 }
 
-__device__ inline void publish(uint32_t* to, float low, float high) {
-  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to),
-               "r"(encoded(__float_as_uint(low))), "r"(encoded(__float_as_uint(high)))
+/// Where pair `pair` of a row of activations is published: beside FP8 weights, of which a lane has
+/// 16 columns in a row, so that the lanes' first halves of them are neighbours and their second
+/// halves, for then a load of 16 bytes a lane touches whole sectors. Pairs 4i to 4i + 3 stay
+/// together.
+__device__ inline int pair_place(int pair, bool weight_is_f8) {
+  return weight_is_f8 ? (pair & ~31) | (pair & 4) << 2 | (pair >> 1 & 12) | (pair & 3) : pair;
+}
+
+/// Two words, at a multiple of 8 bytes.
+__device__ inline void publish2(uint32_t* to, uint32_t first, uint32_t second) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(encoded(first)),
+               "r"(encoded(second))
                : "memory");
 }
 
@@ -313,7 +367,7 @@ __device__ inline uint2 peek2(const uint32_t* from) {
 }
 
 __device__ inline bool is_there(uint4 words) {
-  return words.x != 0 && words.y != 0 && words.z != 0 && words.w != 0;
+  return min(min(words.x, words.y), min(words.z, words.w)) != 0;
 }
 
 /// What published words stand for.
@@ -334,26 +388,37 @@ struct Awaited {
     at[i] = {kNothing, kNothing, kNothing, kNothing};
     if (is_wanted) at[i] = peek4(from);
   }
-  /// Reads again, all that are missing at once, until all are there and `others()` are too, which
-  /// does the same.
-  template <typename From, typename Others>
-  __device__ void wait(const From& from, const Others& others) {
+  /// Reads the first kWanted again, all that are missing at once, until all are there.
+  template <int kWanted, typename From>
+  __device__ void wait_first(const From& from) {
+    wait_first<kWanted>(from, [] { return true; });
+  }
+  /// And until `others()` are there too, which does the same.
+  template <int kWanted, typename From, typename Others>
+  __device__ void wait_first(const From& from, const Others& others) {
 #pragma unroll 1
     for (int tries = 0;; ++tries) {
-      bool all = others();
+      uint32_t least = kNothing;  // 0 if a word is missing
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) all = all && is_there(at[i]);
-      if (__all_sync(0xFFFFFFFFU, all)) return;
+      for (int i = 0; i < kWanted; ++i) {
+        least = min(least, min(min(at[i].x, at[i].y), min(at[i].z, at[i].w)));
+      }
+      const bool others_are = others();
+      if (__all_sync(0xFFFFFFFFU, least != 0 && others_are)) return;
       if (tries > kPollLimit) __trap();
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) {
+      for (int i = 0; i < kWanted; ++i) {
         if (!is_there(at[i])) at[i] = peek4(from(i));
       }
     }
   }
+  template <typename From, typename Others>
+  __device__ void wait(const From& from, const Others& others) {
+    wait_first<kCount>(from, others);
+  }
   template <typename From>
   __device__ void wait(const From& from) {
-    wait(from, [] { return true; });
+    wait_first<kCount>(from);
   }
 };
 

@@ -4,13 +4,18 @@
 //   | down_proj + residual
 //
 // Each product streams its matrix once, through a ring in shared memory (weight_ring.cuh) that runs
-// ahead through all products: the memory stays busy while blocks wait for each other. Results
-// travel as words that say themselves whether they are there (decode_block.cuh): the reader of a
-// phase polls the very words it needs, which costs one trip through L2 instead of a fence, a
-// counter and a load. What every block needs whole (the residual stream, the MLP's inner
-// activations) is published with each block's largest magnitude and sum of squares, so that readers
-// need no pass of their own to find a norm or a scale. Bytes moved per step: every weight, and the
-// keys and values of each sequence, once.
+// ahead through all products: the memory stays busy while blocks wait for each other. A warp has
+// columns of its own and needs only their activations: as soon as those are there it multiplies,
+// without meeting the block; that comes once a product, before one warp for each sequence adds up
+// the warps' sums. Results travel as words that say themselves whether they are there
+// (decode_block.cuh): the reader polls the very words it needs, which costs one trip through L2
+// instead of a fence, a counter and a load. The residual stream is published with each block's sum
+// of squares, so that readers need no pass of their own to find a norm. Bytes moved per step: every
+// weight, and the keys and values of each sequence, once.
+//
+// With few sequences a block's time is that of its instructions, one warp's one behind the other:
+// neither bytes nor products are the limit. So the loop over a warp's tiles has no branch, and what
+// it needs is worked out before.
 #include "cuda/decode_layers.h"
 
 #include <algorithm>
@@ -39,21 +44,27 @@ __device__ inline void take_back_words(uint32_t* row, int first, int last) {
   for (int i = first + static_cast<int>(threadIdx.x) % 32; i < last; i += 32) take_back(row + i);
 }
 
-template <int kWords>
-__device__ void take_back_row(PublishedRows<kWords>& rows, int row, int width, int first,
-                              int last) {
-  take_back_words(rows.words + row * width, first, last);
-  uint32_t* const statistics = rows.statistics[row][blockIdx.x];
-  if (threadIdx.x % 32 < 2) take_back(statistics + threadIdx.x % 32);
+/// The same of pairs of a row of activations.
+__device__ inline void take_back_pairs(uint32_t* row, int first, int last, bool weight_is_f8) {
+#pragma unroll 1
+  for (int i = first + static_cast<int>(threadIdx.x) % 32; i < last; i += 32) {
+    take_back(row + pair_place(i, weight_is_f8));
+  }
+}
+
+__device__ inline void take_back_stream(PublishedStream& stream, int row, const DecodeArguments& a,
+                                        const TileRows& rows) {
+  take_back_pairs(stream.words + row * (a.hidden_size / 2), rows.first / 2, rows.last / 2,
+                  a.weight_is_f8);
+  if (threadIdx.x % 32 == 0) take_back(stream.squares[row] + blockIdx.x);
 }
 
 /// What this block published of a layer through `exchange`, but for after_mlp, which it takes back
 /// from `older`; by the warps from `first_warp` on.
-template <bool kMany>
-__device__ void take_back_all(const Block& block, Exchange& exchange, Exchange& older,
-                              int first_warp) {
+__device__ inline void take_back_all(const Block& block, Exchange& exchange, Exchange& older,
+                                     int first_warp) {
   const DecodeArguments& a = block.a;
-  const int warp = static_cast<int>(threadIdx.x) / 32 - first_warp;
+  const int warp = this_warp() - first_warp;
   if (warp < 0) return;
   const int warps = kStreamWarps - first_warp;
   const auto rows_of = [&](DecodeProduct product) -> const TileRows& {
@@ -64,18 +75,17 @@ __device__ void take_back_all(const Block& block, Exchange& exchange, Exchange& 
   for (int task = warp; task < a.rows * kKinds; task += warps) {
     const int row = task / kKinds;
     const int kind = task % kKinds;
-    if (kind == 0) {  // bf16 pairs
+    if (kind == 0) {
       const TileRows& rows = rows_of(DecodeProduct::qkv);
       const int width = (a.num_heads + 2 * a.num_kv_heads) * kHalf;
       take_back_words(exchange.qkv + row * width, rows.first / 2, rows.last / 2);
     } else if (kind == 1) {
       const TileRows& rows = rows_of(DecodeProduct::gate_up);
-      take_back_row(exchange.inner, row, a.intermediate_size / 2, rows.first / 2, rows.last / 2);
+      take_back_pairs(exchange.inner + row * (a.intermediate_size / 2), rows.first / 2,
+                      rows.last / 2, a.weight_is_f8);
     } else {
-      constexpr int kPerWord = kMany ? 2 : 1;
-      const TileRows& rows = rows_of(DecodeProduct::down);
-      take_back_row(kind == 2 ? exchange.after_attention : older.after_mlp, row,
-                    a.hidden_size / kPerWord, rows.first / kPerWord, rows.last / kPerWord);
+      take_back_stream(kind == 2 ? exchange.after_attention : older.after_mlp, row, a,
+                       rows_of(DecodeProduct::down));
     }
   }
   constexpr int kVectors = sizeof(Partial) / 16;
@@ -95,146 +105,118 @@ __device__ void take_back_all(const Block& block, Exchange& exchange, Exchange& 
         take_back4(partial_of(block, exchange, unit.row, head, unit.split) + vector * 4);
         continue;
       }
-      const int of_row = unit.row * a.num_heads + head;
-      if (vector < kHalf / 4) take_back4(exchange.attended + of_row * kHalf + vector * 4);
-      if (vector == kHalf / 4) take_back(exchange.attended_scales + of_row);
+      if (vector >= kHalf / 4) continue;
+      take_back4(exchange.attended + (unit.row * a.num_heads + head) * kHalf + vector * 4);
     }
   }
 }
 
 // ---- products -----------------------------------------------------------------------------------
 
-/// The activations of a product other than down; `index` is its layer. What stage_norm() returns,
-/// or 0.
-template <typename W, bool kMany>
-__device__ float stage(const Block& block, int index, DecodeProduct product, int first_column,
-                       int count, const Staged& staged) {
-  Exchange& exchange = block.workspace->exchanges[index % 2];
-  if (product == DecodeProduct::o) {
-    stage_attended<W, kMany>(block, exchange, first_column / kDecodeHeadDim, count / kDecodeHeadDim,
-                             staged);
-    return 0;
-  }
-  const auto& stream = product == DecodeProduct::qkv
-                           ? block.workspace->exchanges[(index + 1) % 2].after_mlp
-                           : exchange.after_attention;
-  if constexpr (kMany) {
-    return stage_norm_pairs<W>(block, stream, staged);
-  } else {
-    return stage_norm<W>(block, stream, staged);
+/// What the blocks published as the activations of a product of layer `index`.
+__device__ inline const uint32_t* activations_of(const Block& block, DecodeProduct product,
+                                                 int index) {
+  const Exchange& exchange = block.workspace->exchanges[index % 2];
+  switch (product) {
+    case DecodeProduct::qkv:
+      return block.workspace->exchanges[(index + 1) % 2].after_mlp.words;
+    case DecodeProduct::o:
+      return exchange.attended;
+    case DecodeProduct::gate_up:
+      return exchange.after_attention.words;
+    default:
+      return exchange.inner;
   }
 }
 
-/// Stages the activations of a product and multiplies them; what is left to do is add_up_pass() of
-/// the last pass, usually the only one.
+/// Whose squares the norm before a product needs; null where there is none.
+__device__ inline const PublishedStream* normed_by(const Block& block, DecodeProduct product,
+                                                   int index) {
+  Exchange(&exchanges)[2] = block.workspace->exchanges;
+  if (product == DecodeProduct::qkv) return &exchanges[(index + 1) % 2].after_mlp;
+  if (product == DecodeProduct::gate_up) return &exchanges[index % 2].after_attention;
+  return nullptr;
+}
+
+/// Multiplies this warp's columns of a product; what is left to do behind a meeting of the block is
+/// add_up_pass() of the last pass, usually the only one, whose first tile this returns.
 template <typename W, bool kMany, typename Ring>
-__device__ LastPass multiply_product(const Block& block, Ring& ring, DecodeProduct product,
-                                     int index) {
+__device__ int multiply_product(const Block& block, Ring& ring, DecodeProduct product, int index) {
   const ProductShape& shape = block.tail->shapes[static_cast<int>(product)];
-  // The next norm's weights are on their way while the activations are waited for.
+  const Slice slice = block.tail->slices[this_warp()][static_cast<int>(product)];
+  Activations<W, kMany> x(activations_of(block, product, index), shape.columns, block.a.rows,
+                          slice);
+  if (slice.units > 0) x.ask(slice.groups(0));
+  // The last warps norm the rows: the first ones, which add them up, are behind.
+  RowSquares squares;
+  const int normed_row = kStreamWarps - 1 - this_warp();
+  const bool has_norm = Block::is_wide(product) && normed_row < block.a.rows;
+  if (has_norm) squares.ask(normed_by(block, product, index)->squares[normed_row]);
+  // The next norm's weights and the next product's scales are on their way while the activations
+  // are waited for.
   const float* norm = norm_behind(block, product, index);
-  const int column = static_cast<int>(threadIdx.x);
-  const bool has_weight = norm != nullptr && column < shape.rows.last - shape.rows.first;
+  const int column = static_cast<int>(threadIdx.x) - (kStreamThreads - kNormFloats);
+  const bool has_weight =
+      norm != nullptr && column >= 0 && column < shape.rows.last - shape.rows.first;
   const float norm_weight = has_weight ? __ldg(norm + shape.rows.first + column) : 0;
-  // So are the next product's scales.
   const auto next = static_cast<DecodeProduct>((static_cast<int>(product) + 1) % kDecodeProducts);
   NextScales<W, kMany> next_scales;
   next_scales.load(block, next, index + (product == DecodeProduct::down ? 1 : 0));
-  LastPass pass{&shape.pass_over(0), 0, 1};
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const bool is_normed = product == DecodeProduct::qkv || product == DecodeProduct::gate_up;
-  const auto& inner = block.workspace->exchanges[index % 2].inner;
-  typename StagedPairs<W, kMany>::Words inner_words;
-#pragma unroll
-  for (uint4& words : inner_words.at) forget(words);
-  StagedScale of_row{1, 1};  // of down's activations, where a row has one
-  int first_column = 0;
-  bool is_staged = false;
+  const auto keep_next = [&] {
+    if (has_weight) block.norm_weights[column] = norm_weight;
+    next_scales.store(block, next);
+  };
+  int first_tile = 0;
 #pragma unroll 1
   for (;;) {
-    const int count = min(shape.chunk_columns, shape.columns - first_column);
-    // With many rows all of a row has one scale, but for heads.
-    const bool shares_scale = kMany && product != DecodeProduct::o;
-    const Staged staged =
-        block.stage_of(staged_stride<W>(count), shares_scale ? 0 : Layout<kMany>::kRows);
-    typename Ring::Registers registers;
-    // While the last activations are on their way. Many rows are asked for first.
-    if (!kMany) ring.begin(*pass.plan, registers);
-    if (!is_staged) {
-      float squares = 0;
-      if (product == DecodeProduct::down) {
-        auto pairs = inner_pairs<W, kMany>(block, inner, first_column, count, inner_words);
-        if (pairs.share.row < block.a.rows) {
-          if (!kMany || first_column == 0) pairs.ask();
-          if (first_column == 0) of_row = inner_scale<W, kMany>(block, inner);
-          pairs.put(staged, of_row);
-        }
-      } else {
-        squares = stage<W, kMany>(block, index, product, first_column, count, staged);
+    const int end = min(first_tile + shape.pass_tiles, shape.rows.tiles);
+#pragma unroll 1
+    for (int unit = 0; unit < slice.units; ++unit) {
+      const int groups = slice.groups(unit);
+      const bool is_held = slice.units == 1 && first_tile > 0;
+      if (!is_held) {
+        x.wait(groups);
+        if (unit + 1 < slice.units) x.ask(slice.groups(unit + 1));
       }
-      if (has_weight) block.norm_weights[column] = norm_weight;
-      if (first_column == 0) next_scales.store(block, next);
-      __syncthreads();
-      const bool has_factor = kMany && sizeof(W) == 1;  // already
-      if (!has_factor && is_normed && warp < block.a.rows) {
-        pass.factor = norm_factor(block.a, squares);
-      }
-      is_staged = true;
+      if (first_tile == 0 && unit == 0) keep_next();
+      const int column = (slice.first + unit * slice.unit_groups) * kGroupColumns<W>;
+      TileWalk walk = tile_walk<kMany>(block, product, first_tile, column, unit > 0);
+      multiply_columns(ring, x, groups, column % kBlockColumns != 0 ? 1 : 0, end - first_tile,
+                       walk);
     }
-    if (kMany) ring.begin(*pass.plan, registers);
-    // The next chunk's activations are on their way while this one's are multiplied.
-    const int next_column = first_column + count;
-    if (kMany && product == DecodeProduct::down && next_column < shape.columns &&
-        pass.first_tile + Layout<kMany>::kTiles >= shape.rows.tiles) {
-      auto pairs =
-          inner_pairs<W, kMany>(block, inner, next_column,
-                                min(shape.chunk_columns, shape.columns - next_column), inner_words);
-      if (pairs.share.row < block.a.rows) pairs.ask();
+    if (slice.units == 0) {
+      clear_sums<kMany>(block, product, end - first_tile);
+      if (first_tile == 0) keep_next();
     }
-    const RingPass ring_pass{*pass.plan,
-                             shape.rows,
-                             pass.first_tile,
-                             count * static_cast<int>(sizeof(W)) / kUnitBytes,
-                             scale_table(block, product, first_column),
-                             shape.chunks_add_up && first_column > 0};
-    ring.multiply(ring_pass, registers, staged, block.a.rows, sums_of<kMany>(block));
-    const bool is_last_chunk = next_column >= shape.columns;
-    int first_tile = pass.first_tile + Layout<kMany>::kTiles;
-    if (first_tile >= shape.rows.tiles) {
-      if (is_last_chunk) return pass;
-      first_tile = 0;
-      first_column += count;
-      is_staged = false;
-      if (shape.chunks_add_up) {
-        __syncthreads();
-        continue;
-      }
+    if (first_tile == 0 && has_norm) {
+      const float factor = squares.norm_factor(block.a);
+      if (threadIdx.x % 32 == 0) block.tail->factors[normed_row] = factor;
     }
+    if (end >= shape.rows.tiles) return first_tile;
     __syncthreads();
-    add_up_pass<kMany>(block, product, index, pass, is_last_chunk);
-    pass.first_tile = first_tile;
-    pass.plan = &shape.pass_over(first_column);
-    if (first_tile > 0) {
-      pass.plan = &block.tail->pass;
-      __syncthreads();
-      if (threadIdx.x == 0) block.tail->pass = plan_pass<W, kMany>(shape, first_tile, first_column);
+    add_up_pass<kMany>(block, product, index, first_tile);
+    first_tile = end;
+    if (slice.units > 1) {
+      x.restart();
+      x.ask(slice.groups(0));
     }
     __syncthreads();
   }
 }
 
 /// From a finished qkv product to published attention.
-template <typename W, bool kKvF8, bool kMany>
-__device__ __forceinline__ void attend_layer(const Block& block, int index, const LastPass& pass) {
+template <bool kKvF8, bool kMany>
+__device__ __forceinline__ void attend_layer(const Block& block, int index, int first_tile) {
   Exchange& exchange = block.workspace->exchanges[index % 2];
   const DecodeLayer& layer = block.tail->layers[index % kLayersAhead];
   AttentionStart<kKvF8> start;
   begin_attention<kKvF8>(block, layer, block.tail->unit, start);
   __syncthreads();
-  add_up_pass<kMany>(block, DecodeProduct::qkv, index, pass, true);
-  const int idle_warp = attention<W, kKvF8, kMany>(block, layer, start, exchange);
+  add_up_pass<kMany>(block, DecodeProduct::qkv, index, first_tile);
+  if (kMany) __syncthreads();  // the attention has the sums' place
+  const int idle_warp = attention<kKvF8, kMany>(block, layer, start, exchange);
   if (index > 0) {
-    take_back_all<kMany>(block, block.workspace->exchanges[(index + 1) % 2], exchange, idle_warp);
+    take_back_all(block, block.workspace->exchanges[(index + 1) % 2], exchange, idle_warp);
   }
 }
 
@@ -245,7 +227,7 @@ __device__ void prepare_block(const Block& block) {
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < a.rows) block.tail->context[thread] = a.context_length[thread];
   if (thread < kDecodeProducts) {
-    block.tail->shapes[thread] = product_shape<W, kMany>(a, static_cast<DecodeProduct>(thread));
+    block.tail->shapes[thread] = product_shape<kMany>(block, static_cast<DecodeProduct>(thread));
   }
   if (thread == 0) {
     block.tail->max_splits =
@@ -256,21 +238,10 @@ __device__ void prepare_block(const Block& block) {
   if (thread < kStreamWarps * kDecodeProducts) {
     const int warp = thread / kDecodeProducts;
     const int product = thread % kDecodeProducts;
-    block.tail->first_runs[warp][product] = first_run<W, kMany>(block.tail->shapes[product], warp);
+    block.tail->slices[warp][product] =
+        slice_of<W>(block.tail->shapes[product], a.unit_groups, warp);
   }
-#pragma unroll 1
-  for (int i = thread; i < kSumItems * kDecodeProducts; i += kStreamThreads) {
-    const auto product = static_cast<DecodeProduct>(i / kSumItems);
-    const ProductShape& shape = block.tail->shapes[i / kSumItems];
-    block.tail->first_sums[i / kSumItems][i % kSumItems] = sum_item<kMany>(
-        shape.rows, product == DecodeProduct::gate_up, shape.pass, 0, i % kSumItems);
-  }
-  __syncthreads();
-  // The last unit of a row reads scales beyond the row's end, beside weights of zero: they must be
-  // numbers. Those of the weights lie behind the activations'.
-  constexpr int kScales = (Layout<kMany>::kScaleBytes + Layout<kMany>::kWeightScaleBytes) / 4;
-#pragma unroll 1
-  for (int i = thread; i < kScales; i += kStreamThreads) block.staged_scales[i] = 0;
+  if (this_warp() < kDecodeProducts) prepare_copies<W>(*block.tail, this_warp());
   __syncthreads();
   NextScales<W, kMany> scales;
   scales.load(block, DecodeProduct::qkv, 0);
@@ -278,33 +249,43 @@ __device__ void prepare_block(const Block& block) {
   // The last step's words, which may be in the way of this one's.
   Exchange(&exchanges)[2] = block.workspace->exchanges;
 #pragma unroll 1
-  for (Exchange& exchange : exchanges) take_back_all<kMany>(block, exchange, exchange, 0);
+  for (Exchange& exchange : exchanges) take_back_all(block, exchange, exchange, 0);
   __syncthreads();
   if (thread == 0) __threadfence();
   __syncthreads();
   const int row = thread / 32;
   if (row >= a.rows) return;
+  // Squares are read four blocks at a time.
+  const int idle = static_cast<int>(gridDim.x) + thread % 32;
+  if (blockIdx.x == 0 && thread % 32 < 4 && idle < kMaxBlocks) {
+    for (Exchange& exchange : exchanges) {
+      publish(exchange.after_attention.squares[row] + idle, 0);
+      publish(exchange.after_mlp.squares[row] + idle, 0);
+    }
+  }
   const TileRows& rows = block.tail->shapes[static_cast<int>(DecodeProduct::down)].rows;
   const float* norm = block.tail->layers[0].input_layernorm;
-  SumStatistics statistics;
+  float squares = 0;
 #pragma unroll 1
   for (int output = rows.first + thread % 32 * 2; output < rows.last; output += 64) {
     const int at = row * a.hidden_size + output;
     const float2 x = __ldcg(reinterpret_cast<const float2*>(a.hidden + at));
     *reinterpret_cast<float2*>(block.residual + row * (rows.last - rows.first) + output -
                                rows.first) = x;
-    publish_residual<kMany>(exchanges[1].after_mlp, at, x,
-                            __ldg(reinterpret_cast<const float2*>(norm + output)), statistics);
+    squares += publish_residual(block, exchanges[1].after_mlp, at, x,
+                                __ldg(reinterpret_cast<const float2*>(norm + output)));
   }
   __syncwarp();
-  statistics.publish_to<kMany>(exchanges[1].after_mlp.statistics[row][blockIdx.x]);
+  squares = warp_sum(squares);
+  if (thread % 32 == 0) {
+    publish(exchanges[1].after_mlp.squares[row] + blockIdx.x, __float_as_uint(squares));
+  }
 }
 
 // All products of all layers run through one copy of the code: fetching instructions costs as much
-// as running them here. `kMany` has room for more rows' activations and asks for more of them at
-// once; few are quicker with the shorter code and the larger ring.
-// spill: up to 17 words that live across a layer's attention or, once a product, its beginning; the
-// loops over weights, activations and keys have none.
+// as running them here. With many rows each lane asks for its own operands.
+// spill: up to 17 words that live across a layer's attention or a product; the loops over tiles and
+// keys have none.
 template <typename W, bool kKvF8, bool kMany>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     decode_all_layers(const __grid_constant__ DecodeArguments a,
@@ -312,13 +293,12 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   if (threadIdx.x == 0) tail_of_block().arguments = a;
   __syncthreads();
   const Block block = this_block<kMany>();
-  if (threadIdx.x / 32 < kLayersAhead - 1) {
-    fetch_layer(*block.tail, layers, static_cast<int>(threadIdx.x) / 32);
+  for (int i = this_warp(); i < kLayersAhead - 1; i += kStreamWarps) {
+    fetch_layer(*block.tail, layers, i);
   }
   prepare_block<W, kMany>(block);
-  using Cursor = StepCursor<W, kMany>;
-  using Ring = WeightRing<W, kMany, kRingDepth, Cursor>;
-  Ring ring(Cursor(), shared_memory(), a.weight_policy);
+  using Ring = WeightRing<StepCursor>;
+  Ring ring(StepCursor(), shared_memory(), a.unit_groups, a.weight_policy);
 #pragma unroll 1
   for (int step = 0; step < a.num_layers * kDecodeProducts; ++step) {
     const int index = step / kDecodeProducts;
@@ -327,14 +307,15 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     if (product == DecodeProduct::o && threadIdx.x / 32 == kStreamWarps - 2) {
       fetch_layer(*block.tail, layers, index + kLayersAhead - 1);
     }
-    const LastPass pass = multiply_product<W, kMany>(block, ring, product, index);
+    const int first_tile = multiply_product<W, kMany>(block, ring, product, index);
     if (product == DecodeProduct::qkv) {
-      attend_layer<W, kKvF8, kMany>(block, index, pass);
+      attend_layer<kKvF8, kMany>(block, index, first_tile);
       __syncthreads();  // the attention's shared memory changes hands
       continue;
     }
     __syncthreads();  // sums wait in the slots
-    add_up_pass<kMany>(block, product, index, pass, true);
+    add_up_pass<kMany>(block, product, index, first_tile);
+    if (kMany) __syncthreads();  // the next product's sums have the same place
     // A thread of a warp that has no sums to add, if there is one; see decode_block.cuh.
     if (threadIdx.x == kStreamThreads - 1) {
       if (product == DecodeProduct::o) arrive(block);
@@ -389,17 +370,36 @@ int decode_blocks(int num_multiprocessors) {
 /// The most scales of weights that a block needs of a product.
 int most_weight_scales(const DecodeArguments& a, int blocks) {
   const auto scales = [&](int matrices, int outputs, int columns) {
-    const int rows = 2 * ((outputs / 2 + blocks - 1) / blocks);
+    // The last block's tiles begin before its own rows.
+    const int rows = 2 * ((outputs / 2 + blocks - 1) / blocks) + 2 * kHalfRows;
     const int row_blocks = (rows + kBlockColumns - 2) / kBlockColumns + 1;
-    constexpr int kParts = RingUnit<false>::kParts;
-    const int column_blocks = (columns + kBlockColumns - 1) / kBlockColumns;
-    return matrices * row_blocks * ((column_blocks + kParts - 1) / kParts * kParts);
+    return matrices * row_blocks * ((columns + kBlockColumns - 1) / kBlockColumns);
   };
   const int attended = a.num_heads * kDecodeHeadDim;
   const int qkv = attended + 2 * a.num_kv_heads * kDecodeHeadDim;
   return std::max({scales(1, qkv, a.hidden_size), scales(1, a.hidden_size, attended),
                    scales(2, a.intermediate_size, a.hidden_size),
                    scales(1, a.hidden_size, a.intermediate_size)});
+}
+
+/// The most groups of a unit: fewer where a block's share of the residual stream needs the room. 0
+/// if none leave enough.
+int unit_groups(const DecodeArguments& a, int blocks) {
+  const int floats = residual_floats(a.rows, a.hidden_size, blocks);
+  for (int most = kUnitGroups; most > 0; --most) {
+    const auto of_columns = [&](int columns) {
+      const int groups = columns * (a.weight_is_f8 ? 1 : 2) / kGroupBytes;
+      return unit_groups_of((groups + kStreamWarps - 1) / kStreamWarps, most);
+    };
+    const int needed =
+        std::max({of_columns(a.hidden_size), of_columns(a.num_heads * kDecodeHeadDim),
+                  of_columns(a.intermediate_size)});
+    if (a.rows > kFewRows ? Layout<true>::wide_bytes(needed, floats) >= kLeastWideBytes<true>
+                          : Layout<false>::wide_bytes(needed, floats) >= kLeastWideBytes<false>) {
+      return needed;
+    }
+  }
+  return 0;
 }
 
 }  // namespace
@@ -414,44 +414,10 @@ bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
       a.hidden_size > kMaxHidden || a.intermediate_size > kMaxIntermediate) {
     return false;
   }
-  // A norm's row is staged whole, in whole blocks of columns; a block keeps its part of the
-  // residual stream.
   const int blocks = decode_blocks(num_multiprocessors);
-  const int hidden_of_block = 2 * ((a.hidden_size / 2 + blocks - 1) / blocks);
-  const bool many = a.rows > kFewRows;
-  const int staged = many ? Layout<true>::kStagedBytes : Layout<false>::kStagedBytes;
-  const int residual = many ? Layout<true>::kResidualFloats : Layout<false>::kResidualFloats;
-  const int norm = many ? Layout<true>::kNormFloats : Layout<false>::kNormFloats;
-  constexpr int kBeyondRow = RingUnit<false>::kParts;
-  if (a.weight_is_f8 && most_weight_scales(a, blocks) + kBeyondRow > kMaxWeightScales) return false;
-  const int whole_blocks = (a.hidden_size + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
-  return (whole_blocks + 32) * 2 * a.rows <= staged &&
-         a.hidden_size <= kMaxChunkBlocks * kBlockColumns && hidden_of_block <= norm &&
-         a.rows * hidden_of_block <= residual;
-}
-
-DecodeArguments decode_part(const DecodeArguments& arguments, int index, int launches) {
-  DecodeArguments part = arguments;
-  const int first = share_begin(arguments.rows, index, launches);
-  part.rows = share_begin(arguments.rows, index + 1, launches) - first;
-  part.hidden += int64_t{first} * arguments.hidden_size;
-  part.cosines += first * kHalf;
-  part.sines += first * kHalf;
-  part.slots += first;
-  part.context_length += first;
-  part.page_table += int64_t{first} * arguments.max_pages;
-  return part;
-}
-
-int decode_launches(const DecodeArguments& arguments, int num_multiprocessors) {
-  for (int launches = 1; launches <= arguments.rows; ++launches) {
-    bool all = true;
-    for (int i = 0; i < launches && all; ++i) {
-      all = decode_supports(decode_part(arguments, i, launches), num_multiprocessors);
-    }
-    if (all) return launches;
-  }
-  return 0;
+  return residual_floats(1, a.hidden_size, blocks) <= kNormFloats &&
+         (!a.weight_is_f8 || most_weight_scales(a, blocks) <= kMaxWeightScales) &&
+         unit_groups(a, blocks) > 0;
 }
 
 int64_t decode_workspace_bytes() {
@@ -478,10 +444,11 @@ cudaError_t prepare_decode() {
 
 cudaError_t launch_decode(const DecodeArguments& arguments, const DecodeLayers& layers,
                           int num_multiprocessors, cudaStream_t stream) {
-  DecodeArguments with_policy = arguments;
-  with_policy.weight_policy = weight_policy;
+  DecodeArguments complete = arguments;
+  complete.weight_policy = weight_policy;
+  complete.unit_groups = unit_groups(arguments, decode_blocks(num_multiprocessors));
   // The runtime takes arguments by address and copies them.
-  void* parameters[] = {&with_policy, const_cast<DecodeLayers*>(&layers)};
+  void* parameters[] = {&complete, const_cast<DecodeLayers*>(&layers)};
   return cudaLaunchCooperativeKernel(
       reinterpret_cast<const void*>(kernel_of(arguments)),
       dim3(static_cast<unsigned>(decode_blocks(num_multiprocessors))), dim3(kStreamThreads),

@@ -62,17 +62,14 @@ struct DecodeArguments {
   const int32_t* context_length = nullptr;  // [rows] the new token included
   const int32_t* page_table = nullptr;      // [rows, max_pages]
   int max_pages = 0;
-  uint64_t weight_policy = 0;  // set by launch_decode()
-  void* workspace = nullptr;   // decode_workspace_bytes(), zeros before the first use
+  // Set by launch_decode(): the weights' hint for L2, and the most groups (weight_ring.cuh) that a
+  // warp copies at once.
+  uint64_t weight_policy = 0;
+  int unit_groups = 0;
+  void* workspace = nullptr;  // decode_workspace_bytes(), zeros before the first use
 };
 
 [[nodiscard]] bool decode_supports(const DecodeArguments& arguments, int num_multiprocessors);
-/// Launches that a step is dealt to, as evenly as possible: more than one where all its rows
-/// together are too wide for shared memory. 0 where not even one row fits.
-[[nodiscard]] int decode_launches(const DecodeArguments& arguments, int num_multiprocessors);
-/// What launch `index` of `launches` is of a step: some of its sequences.
-[[nodiscard]] DecodeArguments decode_part(const DecodeArguments& arguments, int index,
-                                          int launches);
 /// For any model that decode_supports().
 [[nodiscard]] int64_t decode_workspace_bytes();
 /// Once per device, before the first launch.

@@ -34,30 +34,49 @@ __device__ inline uint32_t* partial_of(const Block& block, Exchange& exchange, i
   return exchange.partials[(row * block.a.num_heads + head) * block.tail->max_splits + split];
 }
 
-/// Shared memory of the attention phase; lies where products stage their activations.
+/// Shared memory of the attention phase: what its warps read, beside the sums of o and down or, of
+/// many rows, behind what they leave.
 struct AttentionShared {
   Bf16 queries[kMaxGroup][kDecodeHeadDim + 8];
   uint4 new_key[16];  // the newest token as the cache stores it
   uint4 new_value[16];
   float new_key_scale, new_value_scale;
   float padding[2];
-  Partial partials[kMaxGroup][kStreamWarps];
 };
-static_assert(sizeof(AttentionShared) <= Layout<false>::kStagedBytes);
-static_assert(sizeof(AttentionShared) <= Layout<true>::kStagedBytes);
+
+/// And what they leave, in the place of qkv's sums: those have been added up when the queries are
+/// there. Where there is no room for a large group's results of all warps, the second half of them
+/// joins the first.
+struct WarpPartials {
+  Partial* of_warp;  // [heads of the group, warps]
+  int warps;
+
+  template <bool kMany>
+  __device__ static WarpPartials of(const Block& block, int group) {
+    const int bytes = block.wide_bytes - (kMany ? static_cast<int>(sizeof(AttentionShared)) : 0);
+    const bool fits = group * kStreamWarps * static_cast<int>(sizeof(Partial)) <= bytes;
+    return {reinterpret_cast<Partial*>(block.wide_sums), fits ? kStreamWarps : kStreamWarps / 2};
+  }
+  __device__ Partial& at(int head, int warp) const { return of_warp[head * warps + warp]; }
+};
+/// What the attention needs at least of the place of the first sums.
+template <bool kMany>
+constexpr int kLeastWideBytes = kMaxGroup* kStreamWarps / 2 * int{sizeof(Partial)} +
+                                (kMany ? int{sizeof(AttentionShared)} : 0);
+static_assert(sizeof(AttentionShared) <= Layout<false>::kNarrowBytes);
 
 /// The block's warps become one partial result per query head, published for the next phase.
 __device__ inline void publish_partials(const Block& block, const AttentionUnit& unit,
-                                        const AttentionShared& shared, Exchange& exchange) {
+                                        const WarpPartials& partials, Exchange& exchange) {
   const DecodeArguments& a = block.a;
   const int group = a.num_heads / a.num_kv_heads;
   const int dim = static_cast<int>(threadIdx.x) % kDecodeHeadDim;
   const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
-  const int active = min(tiles, kStreamWarps);
+  const int active = min(tiles, partials.warps);
 #pragma unroll 1
   for (int head = static_cast<int>(threadIdx.x) / kDecodeHeadDim; head < group;
        head += kStreamThreads / kDecodeHeadDim) {
-    const Partial* parts = shared.partials[head];
+    const Partial* parts = &partials.at(head, 0);
     // Lane i has the statistics of part i % kStreamWarps.
     const int part = static_cast<int>(threadIdx.x) % kStreamWarps;
     const float part_maximum = part < active ? parts[part].maximum : -INFINITY;
@@ -82,17 +101,18 @@ __device__ inline void publish_partials(const Block& block, const AttentionUnit&
     }
     uint32_t* out = partial_of(block, exchange, unit.row, unit.kv_head * group + head, unit.split);
     publish(out + dim, __float_as_uint(sum));
-    if (dim == 0) publish(out + kDecodeHeadDim, maximum, weight_sum);
+    if (dim == 0) {
+      publish2(out + kDecodeHeadDim, __float_as_uint(maximum), __float_as_uint(weight_sum));
+    }
   }
 }
 
 /// If every block added up all splits of all heads, that would be the most of what goes through L2
 /// here: instead the block of the first split collects the others' partial results and publishes
-/// the head as it is staged. A warp takes a head, lane i of it dimensions 4i to 4i + 3. The code
+/// the head. A warp takes a head, lane i of it dimensions 4i to 4i + 3. The code
 /// runs once a layer, so that it is short rather than unrolled.
-template <typename W>
-__device__ void publish_attended(const Block& block, const AttentionUnit& unit,
-                                 const AttentionShared& shared, Exchange& exchange) {
+__device__ inline void publish_attended(const Block& block, const AttentionUnit& unit,
+                                        const WarpPartials& partials, Exchange& exchange) {
   const DecodeArguments& a = block.a;
   const int group = a.num_heads / a.num_kv_heads;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -106,9 +126,9 @@ __device__ void publish_attended(const Block& block, const AttentionUnit& unit,
   // block's warps.
   constexpr int kFirstOwn = kDecodeMaxSplits;
   static_assert(kFirstOwn + kStreamWarps <= 32);
-  const Partial* own = shared.partials[warp];
+  const Partial* own = &partials.at(warp, 0);
   const int tiles = (unit.last_token - unit.first_token + kTileTokens - 1) / kTileTokens;
-  const int active = min(tiles, kStreamWarps);
+  const int active = min(tiles, partials.warps);
   constexpr int kAtOnce = 7;
   Awaited<kAtOnce> words;
   const auto ask = [&](int first) {
@@ -163,14 +183,9 @@ __device__ void publish_attended(const Block& block, const AttentionUnit& unit,
     ask(first);
     words.wait([&](int i) { return part_of(first + i) + lane * 4; });
   }
-  float scale = 0;
-  const uint2 pairs = staged_words<W>(sum, scale);
   const int of_row = unit.row * a.num_heads + head;
-  publish(exchange.attended + of_row * kHalf + lane * 2, __uint_as_float(pairs.x),
-          __uint_as_float(pairs.y));
-  if (sizeof(W) == 1 && lane == 0) {
-    publish(exchange.attended_scales + of_row, __float_as_uint(scale));
-  }
+  publish2(exchange.attended + of_row * kHalf + pair_place(lane * 2, a.weight_is_f8),
+           bf16_pair(sum[0], sum[1]), bf16_pair(sum[2], sum[3]));
 }
 
 }  // namespace glimpse::cuda::fused

@@ -1,12 +1,12 @@
 // Products of a few activation rows with a matrix that is streamed once: what the standalone
-// product (gemv.cu) and the fused decoder (decode_layers.cu) share, from the activations in shared
-// memory to the sums of a unit.
+// product (gemv.cu) and the fused decoder (decode_layers.cu) share.
 //
-// A warp works on units of 16 weight rows x 128 bytes: each lane has four 16-byte pieces (rows g
-// and g + 8, g = lane / 4) and feeds them to mma.m16n8k16 as the A operand; the up to 8 activation
-// rows are the B operand's columns. A dot product does not care about the order of its columns, so
-// the fragments take columns in the order in which a lane's 16 bytes bring them, and the
-// activations are read in the same order: no shuffle, no second layout of the weights.
+// A lane has 16-byte pieces of weight rows g and g + 8 (g = lane / 4) of a tile and feeds them to
+// mma.m16n8k16 as the A operand; the up to 8 activation rows are the B operand's columns. A dot
+// product does not care about the order of its columns, so the fragments take columns in the order
+// in which a lane's 16 bytes bring them, and the activations are read in the same order: no
+// shuffle, no second layout of the weights. The standalone product has activations in shared memory
+// and units of 16 weight rows x 128 bytes.
 //
 // e4m3 becomes f16, which is one instruction for two weights; the activations beside it are f16 as
 // well, with a power of two that keeps every bf16 number of ordinary size exact.
@@ -155,31 +155,6 @@ __device__ inline uint32_t f16_pair_of_bf16(uint32_t pair, __nv_bfloat162 factor
   return f16_pair(__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000U));
 }
 
-/// 128 columns by a whole warp, lane i columns 4i to 4i + 3, as they are staged; `scale` is only
-/// written beside FP8 weights.
-template <typename W>
-__device__ inline uint2 staged_words(const float (&x)[4], float& scale) {
-  if constexpr (sizeof(W) == 1) {
-    const StagedScale s =
-        staged_scale(fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3]))));
-    scale = s.scale;
-    return {f16_pair(x[0] * s.factor, x[1] * s.factor), f16_pair(x[2] * s.factor, x[3] * s.factor)};
-  } else {
-    return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3])};
-  }
-}
-
-/// A warp writes 128 columns of a row together, lane i columns 4i to 4i + 3 of block `block`, as
-/// staged_words() made them.
-template <typename W>
-__device__ inline void put_staged(const Staged& staged, int row, int block, uint2 words,
-                                  float scale) {
-  const int lane = threadIdx.x % 32;
-  if (sizeof(W) == 1 && lane == 0) staged.scales[block * staged.scale_rows + row] = scale;
-  *reinterpret_cast<uint2*>(staged.values + row * staged.stride + block * kBlockColumns +
-                            lane * 4) = words;
-}
-
 /// 256 columns by a whole warp, lane i the eight bf16 numbers from column 8i on, as they are
 /// staged; `scale` is only written beside FP8 weights. The two blocks share it.
 template <typename W>
@@ -273,108 +248,6 @@ __device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* 
 __host__ __device__ inline int share_begin(int count, int index, int parts) {
   return static_cast<int>(static_cast<unsigned>(count) * static_cast<unsigned>(index) /
                           static_cast<unsigned>(parts));
-}
-
-/// A block's outputs of one matrix, dealt evenly to tiles. A tile is some rows for the lower half
-/// of the mma's A operand and as many for the upper: the rows that follow or, of gate and up
-/// (`paired`), the same rows of the other matrix.
-struct TileRows {
-  int first, last;  // this block's outputs; the first is even
-  int half;         // rows in half a tile: even, at most `most`
-  int per_tile;     // outputs: half or, unpaired, twice as many
-  int tiles;
-
-  __device__ static TileRows deal(int outputs, bool paired, int most) {
-    TileRows rows;
-    const int pairs = (outputs + 1) / 2;
-    rows.first = 2 * share_begin(pairs, blockIdx.x, gridDim.x);
-    rows.last = min(2 * share_begin(pairs, blockIdx.x + 1, gridDim.x), outputs);
-    const int count = rows.last - rows.first;
-    const int halves = paired ? 1 : 2;
-    rows.tiles = (count + most * halves - 1) / (most * halves);
-    const int slices = max(rows.tiles, 1) * halves * 2;
-    rows.half = max(2 * ((count + slices - 1) / slices), 2);
-    rows.per_tile = rows.half * halves;
-    return rows;
-  }
-  /// The weight row that a tile has in one of its halves. Rows beyond the end repeat the last one:
-  /// their sums are never stored.
-  __device__ int row_of(int tile, int in_half, bool is_upper) const {
-    const int upper = is_upper ? per_tile - half : 0;
-    return min(first + tile * per_tile + min(in_half, half - 1) + upper, last - 1);
-  }
-};
-
-/// Division by a number that stays: exact for n below 2^32 / d.
-struct Divisor {
-  int d;
-  uint32_t magic;
-
-  __device__ static Divisor of(int d) {
-    return {d, d > 1 ? 0xFFFFFFFFU / static_cast<uint32_t>(d) + 1 : 0};
-  }
-  __device__ int divide(int n) const {
-    return d > 1 ? static_cast<int>(__umulhi(static_cast<uint32_t>(n), magic)) : n;
-  }
-};
-
-/// How the units of some tiles are dealt to the warps: each takes `per_warp` in a
-/// row, tile after tile.
-struct PassPlan {
-  int tiles;
-  Divisor units;     // per tile
-  Divisor per_warp;  // of all
-
-  /// `units` of each of `tiles`.
-  __device__ static PassPlan deal(int tiles, int units, int warps) {
-    return {tiles, Divisor::of(units), Divisor::of(max((tiles * units + warps - 1) / warps, 1))};
-  }
-  __device__ int first() const { return static_cast<int>(threadIdx.x) / 32 * per_warp.d; }
-  __device__ int count() const { return max(min(per_warp.d, tiles * units.d - first()), 0); }
-};
-
-/// Sums of one warp over a run of units inside one tile, waiting to be added to the others':
-/// [activation row][weight row], padded against bank conflicts.
-template <int kRows>
-struct TileSums {
-  float values[kRows][18];
-};
-
-/// Warp w leaves its sums of tile t in slot w + t: along the line of units either the warp or the
-/// tile goes up by one from slot to slot, so the slots of a tile are neighbours, in the order of
-/// its columns.
-template <int kWarps, int kRows, int kTiles>
-struct StreamScratch {
-  TileSums<kRows> slots[kWarps + kTiles];
-};
-
-/// A warp's sums of a tile into its slot, or to those there if it `adds`. Of up to two rows lane
-/// (g, t) has sums where t is its half of a line, g / 4; see RingUnit.
-template <int kRows>
-__device__ inline void leave_sums(TileSums<kRows>& slot, int rows, bool adds,
-                                  const float (&sums)[4]) {
-  const auto leave = [&](float& to, float sum) { to = adds ? to + sum : sum; };
-  const int g = threadIdx.x % 32 / 4;
-  const int t = threadIdx.x % 4;
-  if constexpr (kRows <= 2) {
-    if (t != g / 4) return;
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      if (row >= rows) break;
-      leave(slot.values[row][g], sums[row]);
-      leave(slot.values[row][g + 8], sums[2 + row]);
-    }
-    return;
-  }
-  const int row = t * 2;
-  if (row < rows) {
-    leave(slot.values[row][g], sums[0]);
-    leave(slot.values[row][g + 8], sums[2]);
-  }
-  if (row + 1 < rows) {
-    leave(slot.values[row + 1][g], sums[1]);
-    leave(slot.values[row + 1][g + 8], sums[3]);
-  }
 }
 
 }  // namespace glimpse::cuda
