@@ -518,9 +518,9 @@ void check_all(const Expect& expect, int sms) {
              check_decode(demo, 2, {300, 17}, f8, kv_f8, true, 7), limit);
       expect("decode " + tag + " groups of 4 on 9 multiprocessors, 1 row",
              check_decode(grouped, 1, {400}, f8, kv_f8, true, 9), limit);
-      expect("decode " + tag + " in chunks of columns, 2 rows",
+      expect("decode " + tag + " of wide rows, 2 rows",
              check_decode(wide, 2, {90, 800}, f8, kv_f8, true, sms), limit);
-      expect("decode " + tag + " in chunks of columns, 8 rows",
+      expect("decode " + tag + " of wide rows, 8 rows",
              check_decode(wide, 8, {9, 8, 7, 6, 5, 4, 3, 2}, f8, kv_f8, true, sms), limit);
     }
   }

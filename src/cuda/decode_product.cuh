@@ -152,8 +152,8 @@ __device__ inline void prepare_copies(BlockTail& tail, int product) {
 // ---- activations --------------------------------------------------------------------------------
 
 /// The activations of a unit's groups as the B operand of the mma, straight from published bf16
-/// pairs into registers; column n of the operand is sequence n. Beside FP8 weights they are f16,
-/// scaled by a power of two for each sequence.
+/// pairs into registers; column n of the operand is sequence n, of few n % 2. Beside FP8 weights
+/// they are f16, scaled by a power of two for each sequence.
 template <typename W, bool kMany>
 class Activations {
  public:
