@@ -14,8 +14,8 @@
 // weight, and the keys and values of each sequence, once.
 //
 // With few sequences a block's time is that of its instructions, one warp's one behind the other:
-// neither bytes nor products are the limit. So the loop over a warp's tiles has no branch, and what
-// it needs is worked out before.
+// neither bytes nor products are the limit. So the loop over a warp's tiles has one branch besides
+// its own, around sums that are there already, and what it needs is worked out before.
 #include "cuda/decode_layers.h"
 
 #include <algorithm>
