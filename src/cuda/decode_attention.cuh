@@ -132,13 +132,12 @@ __device__ inline int value_token(int i) {
   return static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 + i / 2 * 8;
 }
 
-/// This warp's first token in a unit's round.
-__device__ inline int tile_begin(const AttentionUnit& unit, int round) {
-  return unit.first_token + round * kTokensPerRound +
-         static_cast<int>(threadIdx.x) / 32 * kTileTokens;
+/// This warp's first token in a unit's first round.
+__device__ inline int tile_begin(const AttentionUnit& unit) {
+  return unit.first_token + this_warp() * kTileTokens;
 }
 
-/// Where a tile lies in the cache, for a lane.
+/// Where a tile lies in the cache.
 struct TilePlace {
   int64_t entry;  // of its first token
   int last;       // token that it has: those beyond repeat it
@@ -477,7 +476,7 @@ __device__ void begin_attention(const Block& block, const DecodeLayer& layer,
   if (warp <= group) {
     start.constants = load_head_constants(a, warp < group ? layer.q_norm : layer.k_norm, unit.row);
   }
-  const int begin = tile_begin(unit, 0);
+  const int begin = tile_begin(unit);
   if (begin >= unit.last_token) return;
   const TilePlace place = tile_place(a, unit, begin);
   load_keys<kKvF8>(layer, place, start.tile);
@@ -495,7 +494,7 @@ __device__ int attention(const Block& block, const DecodeLayer& layer, Attention
   const int units = a.rows * a.num_kv_heads * block.tail->max_splits;
   const int group = a.num_heads / a.num_kv_heads;
   const WarpPartials partials = WarpPartials::of<kMany>(block, group);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int warp = this_warp();
   AttentionUnit unit = block.tail->unit;
   int idle_warp = 0;
 #pragma unroll 1
@@ -511,7 +510,7 @@ __device__ int attention(const Block& block, const DecodeLayer& layer, Attention
     WarpAttention state;
     KvTile<kKvF8>& tile = start.tile;
 #pragma unroll 1
-    for (int begin = tile_begin(unit, 0); begin < unit.last_token;) {
+    for (int begin = tile_begin(unit); begin < unit.last_token;) {
       if (owns_newest) patch_tile<kKvF8>(shared, unit.context - 1 - begin, tile);
       // What is behind its use makes room for the next round's.
       const int next = begin + kTokensPerRound;
@@ -525,14 +524,14 @@ __device__ int attention(const Block& block, const DecodeLayer& layer, Attention
       if (has_next) load_values<kKvF8>(layer, place, tile);
       begin = next;
     }
-    const bool has_tokens = tile_begin(unit, 0) < unit.last_token;
+    const bool has_tokens = tile_begin(unit) < unit.last_token;
     if (partials.warps < kStreamWarps) {
       const int tokens = partials.warps * kTileTokens;  // from this warp's first to its partner's
       if (warp >= partials.warps && has_tokens) {
         leave_partial<kKvF8>(state, group, warp - partials.warps, partials);
       }
       __syncthreads();
-      if (warp < partials.warps && tile_begin(unit, 0) + tokens < unit.last_token) {
+      if (warp < partials.warps && tile_begin(unit) + tokens < unit.last_token) {
         join_partial<kKvF8>(state, group, warp, partials);
       }
       __syncwarp();

@@ -8,7 +8,7 @@
 namespace glimpse::cuda::fused {
 
 // One block per multiprocessor. Every warp runs the code around the products: fewer warps run less
-// of it, and with all registers there are no spills.
+// of it, and each has all the registers that a thread can have.
 constexpr int kStreamThreads = 256;
 constexpr int kStreamWarps = kStreamThreads / 32;
 constexpr int kFewRows = 2;
@@ -262,6 +262,10 @@ __device__ inline Block this_block() {
           &tail};
 }
 
+__device__ inline int this_warp() {
+  return static_cast<int>(threadIdx.x) / 32;
+}
+
 __device__ inline float silu(float x) {
   return __fdividef(x, 1.0F + __expf(-x));
 }
@@ -366,8 +370,9 @@ __device__ inline uint2 peek2(const uint32_t* from) {
   return words;
 }
 
-__device__ inline bool is_there(uint4 words) {
-  return min(min(words.x, words.y), min(words.z, words.w)) != 0;
+/// 0 if one is missing.
+__device__ inline uint32_t least_of(const uint4& words) {
+  return min(min(words.x, words.y), min(words.z, words.w));
 }
 
 /// What published words stand for.
@@ -398,17 +403,15 @@ struct Awaited {
   __device__ void wait_first(const From& from, const Others& others) {
 #pragma unroll 1
     for (int tries = 0;; ++tries) {
-      uint32_t least = kNothing;  // 0 if a word is missing
+      uint32_t least = kNothing;
 #pragma unroll
-      for (int i = 0; i < kWanted; ++i) {
-        least = min(least, min(min(at[i].x, at[i].y), min(at[i].z, at[i].w)));
-      }
+      for (int i = 0; i < kWanted; ++i) least = min(least, least_of(at[i]));
       const bool others_are = others();
       if (__all_sync(0xFFFFFFFFU, least != 0 && others_are)) return;
       if (tries > kPollLimit) __trap();
 #pragma unroll
       for (int i = 0; i < kWanted; ++i) {
-        if (!is_there(at[i])) at[i] = peek4(from(i));
+        if (least_of(at[i]) == 0) at[i] = peek4(from(i));
       }
     }
   }

@@ -113,7 +113,17 @@ __device__ inline void take_back_all(const Block& block, Exchange& exchange, Exc
 
 // ---- products -----------------------------------------------------------------------------------
 
-/// What the blocks published as the activations of a product of layer `index`.
+/// The residual stream that a product of layer `index` norms; null where there is no norm before
+/// it.
+__device__ inline const PublishedStream* normed_by(const Block& block, DecodeProduct product,
+                                                   int index) {
+  Exchange(&exchanges)[2] = block.workspace->exchanges;
+  if (product == DecodeProduct::qkv) return &exchanges[(index + 1) % 2].after_mlp;
+  if (product == DecodeProduct::gate_up) return &exchanges[index % 2].after_attention;
+  return nullptr;
+}
+
+/// What the blocks published as its activations.
 __device__ inline const uint32_t* activations_of(const Block& block, DecodeProduct product,
                                                  int index) {
   const Exchange& exchange = block.workspace->exchanges[index % 2];
@@ -127,15 +137,6 @@ __device__ inline const uint32_t* activations_of(const Block& block, DecodeProdu
     default:
       return exchange.inner;
   }
-}
-
-/// Whose squares the norm before a product needs; null where there is none.
-__device__ inline const PublishedStream* normed_by(const Block& block, DecodeProduct product,
-                                                   int index) {
-  Exchange(&exchanges)[2] = block.workspace->exchanges;
-  if (product == DecodeProduct::qkv) return &exchanges[(index + 1) % 2].after_mlp;
-  if (product == DecodeProduct::gate_up) return &exchanges[index % 2].after_attention;
-  return nullptr;
 }
 
 /// Multiplies this warp's columns of a product; what is left to do behind a meeting of the block is
@@ -179,10 +180,9 @@ __device__ int multiply_product(const Block& block, Ring& ring, DecodeProduct pr
         if (unit + 1 < slice.units) x.ask(slice.groups(unit + 1));
       }
       if (first_tile == 0 && unit == 0) keep_next();
-      const int column = (slice.first + unit * slice.unit_groups) * kGroupColumns<W>;
-      TileWalk walk = tile_walk<kMany>(block, product, first_tile, column, unit > 0);
-      multiply_columns(ring, x, groups, column % kBlockColumns != 0 ? 1 : 0, end - first_tile,
-                       walk);
+      const int begin = (slice.first + unit * slice.unit_groups) * kGroupColumns<W>;
+      TileWalk walk = tile_walk<kMany>(block, product, first_tile, begin, unit > 0);
+      multiply_columns(ring, x, groups, begin % kBlockColumns != 0 ? 1 : 0, end - first_tile, walk);
     }
     if (slice.units == 0) {
       clear_sums<kMany>(block, product, end - first_tile);
@@ -405,7 +405,7 @@ int unit_groups(const DecodeArguments& a, int blocks) {
 }  // namespace
 
 bool decode_supports(const DecodeArguments& a, int num_multiprocessors) {
-  const int alignment = a.weight_is_f8 ? kUnitColumns<Fp8> : kUnitColumns<Bf16>;
+  const int alignment = 128 / (a.weight_is_f8 ? 1 : 2);  // whole lines of weights
   const int group = a.num_kv_heads > 0 ? a.num_heads / a.num_kv_heads : 0;
   if (a.rows < 1 || a.rows > kDecodeRows || a.num_layers < 1 || a.num_layers > kDecodeMaxLayers ||
       a.num_kv_heads < 1 || a.num_heads > kDecodeMaxHeads || a.num_heads % a.num_kv_heads != 0 ||

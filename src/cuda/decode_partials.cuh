@@ -109,8 +109,8 @@ __device__ inline void publish_partials(const Block& block, const AttentionUnit&
 
 /// If every block added up all splits of all heads, that would be the most of what goes through L2
 /// here: instead the block of the first split collects the others' partial results and publishes
-/// the head. A warp takes a head, lane i of it dimensions 4i to 4i + 3. The code
-/// runs once a layer, so that it is short rather than unrolled.
+/// the head. A warp takes a head, lane i of it dimensions 4i to 4i + 3. The code runs once a layer,
+/// so that it is short rather than unrolled.
 __device__ inline void publish_attended(const Block& block, const AttentionUnit& unit,
                                         const WarpPartials& partials, Exchange& exchange) {
   const DecodeArguments& a = block.a;

@@ -8,10 +8,6 @@
 
 namespace glimpse::cuda::fused {
 
-__device__ inline int this_warp() {
-  return static_cast<int>(threadIdx.x) / 32;
-}
-
 template <bool kMany>
 __device__ ProductShape product_shape(const Block& block, DecodeProduct product) {
   const DecodeArguments& a = block.a;
@@ -278,23 +274,16 @@ class Activations {
   /// The largest magnitude, as the bits of a float.
   template <int kCount>
   __device__ static uint32_t largest_of(const uint4 (&words)[kCount]) {
-    constexpr uint32_t kMagnitudes = 0x7FFF7FFFU;
-    uint32_t largest = 0;  // as numbers without sign they are in the same order
+    uint32_t largest = 0;
 #pragma unroll
-    for (const uint4& at : words) {
-      largest = __vmaxu2(largest, __vmaxu2(__vmaxu2(at.x & kMagnitudes, at.y & kMagnitudes),
-                                           __vmaxu2(at.z & kMagnitudes, at.w & kMagnitudes)));
-    }
-    return max(largest << 16, largest & 0xFFFF0000U);
+    for (const uint4& at : words) largest = __vmaxu2(largest, largest_pair(at));
+    return larger_of_pair(largest);
   }
   template <int kCount>
   __device__ static void to_f16(uint4 (&words)[kCount], float by) {
     const __nv_bfloat162 factor = __float2bfloat162_rn(by);
 #pragma unroll
-    for (uint4& at : words) {
-      at = {f16_pair_of_bf16(at.x, factor), f16_pair_of_bf16(at.y, factor),
-            f16_pair_of_bf16(at.z, factor), f16_pair_of_bf16(at.w, factor)};
-    }
+    for (uint4& at : words) at = f16_of_bf16(at, factor);
   }
 
   const uint32_t* first_;  // this lane's place in the slice's first group

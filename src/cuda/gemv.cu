@@ -27,6 +27,26 @@ constexpr int kMaxDepth = 4;
 // What a block may use on every card is 99 KiB; the sums of two tiles take 8 of them.
 constexpr int kSharedBytes = 90 * 1024;
 
+/// Bytes of each weight row in a unit.
+constexpr int kUnitBytes = 128;
+template <typename W>
+constexpr int kUnitColumns = kUnitBytes / static_cast<int>(sizeof(W));
+
+/// Activation rows in shared memory.
+struct Staged {
+  uint16_t* values;  // [rows, stride]: bf16; beside FP8 weights f16
+  float* scales;     // FP8 only: [blocks of 128 columns, kStreamRows]
+  int stride;
+};
+
+/// Elements between staged rows of `columns`, rounded up to whole blocks: the padding keeps the
+/// eight rows in different banks.
+template <typename W>
+__host__ __device__ int staged_stride(int64_t columns) {
+  const auto blocks = static_cast<int>((columns + kBlockColumns - 1) / kBlockColumns);
+  return blocks * kBlockColumns + (sizeof(W) == 1 ? 8 : 32);
+}
+
 int staged_stride_of(const GemvArguments& a) {
   return a.weight_is_f8 ? staged_stride<Fp8>(a.columns) : staged_stride<__nv_bfloat16>(a.columns);
 }
@@ -66,6 +86,34 @@ __device__ float silu(float x) {
   return x / (1.0F + __expf(-x));
 }
 
+/// 256 columns by a whole warp, lane i the eight bf16 numbers from column 8i on, as they are
+/// staged; `scale` is only written beside FP8 weights. The two blocks share it.
+template <typename W>
+__device__ uint4 staged_words_bf16(uint4 eight, float& scale) {
+  if constexpr (sizeof(W) == 1) {
+    const uint32_t largest = larger_of_pair(largest_pair(eight));
+    const StagedScale s = staged_scale_of(__uint_as_float(__reduce_max_sync(0xFFFFFFFFU, largest)));
+    scale = s.scale;
+    return f16_of_bf16(eight, __float2bfloat162_rn(s.factor));
+  } else {
+    return eight;
+  }
+}
+
+/// A warp writes 256 columns of a row together, lane i the eight from column 8i of block `block`
+/// on, as staged_words_bf16() made them; the second block may be beyond the row's `blocks`.
+template <typename W>
+__device__ void put_staged_bf16(const Staged& staged, int row, int block, int blocks, uint4 words,
+                                float scale) {
+  const int lane = threadIdx.x % 32;
+  if (block + lane / 16 >= blocks) return;
+  if (sizeof(W) == 1 && lane % 16 == 0) {
+    staged.scales[(block + lane / 16) * kStreamRows + row] = scale;
+  }
+  *reinterpret_cast<uint4*>(staged.values + row * staged.stride + block * kBlockColumns +
+                            lane * 8) = words;
+}
+
 /// A warp takes 256 columns of a row at a time and asks for all that it takes before it waits: 8
 /// rows of 2560 cost one way to the L2 cache.
 template <typename W>
@@ -98,6 +146,41 @@ __device__ void stage_rows(const GemvArguments& a, const Staged& staged) {
       float scale = 0;
       words[i] = staged_words_bf16<W>(words[i], scale);
       put_staged_bf16<W>(staged, row, (item - row * per_row) * 2, blocks, words[i], scale);
+    }
+  }
+}
+
+/// What a lane has of a unit.
+struct UnitRegisters {
+  uint4 lower[2];                  // two 64-byte groups of row g
+  uint4 upper[2];                  // of row g + 8
+  float lower_scale, upper_scale;  // FP8 only
+};
+
+/// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
+/// unit's first column, `x_scales` to its block's scales.
+///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
+template <typename W>
+__device__ void multiply_unit(const UnitRegisters& unit, const uint16_t* x, const float* x_scales,
+                              float (&sums)[4]) {
+  const int t = threadIdx.x % 4;
+  if constexpr (sizeof(W) == 1) {
+    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[t];
+    float c[2][4] = {};
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      const auto* from = reinterpret_cast<const uint4*>(x + group * 64 + t * 16);
+      multiply_f8(unit.lower[group], unit.upper[group], from[0], from[1], c[group]);
+    }
+    sums[0] += (c[0][0] + c[1][0]) * (unit.lower_scale * x_scale.x);
+    sums[1] += (c[0][1] + c[1][1]) * (unit.lower_scale * x_scale.y);
+    sums[2] += (c[0][2] + c[1][2]) * (unit.upper_scale * x_scale.x);
+    sums[3] += (c[0][3] + c[1][3]) * (unit.upper_scale * x_scale.y);
+  } else {
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      const uint4 b = *reinterpret_cast<const uint4*>(x + group * 32 + t * 8);
+      multiply_bf16(unit.lower[group], unit.upper[group], b, sums);
     }
   }
 }

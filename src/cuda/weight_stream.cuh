@@ -5,8 +5,7 @@
 // mma.m16n8k16 as the A operand; the up to 8 activation rows are the B operand's columns. A dot
 // product does not care about the order of its columns, so the fragments take columns in the order
 // in which a lane's 16 bytes bring them, and the activations are read in the same order: no
-// shuffle, no second layout of the weights. The standalone product has activations in shared memory
-// and units of 16 weight rows x 128 bytes.
+// shuffle, no second layout of the weights.
 //
 // e4m3 becomes f16, which is one instruction for two weights; the activations beside it are f16 as
 // well, with a power of two that keeps every bf16 number of ordinary size exact.
@@ -20,22 +19,11 @@ namespace glimpse::cuda {
 
 /// Activation rows that one pass serves: the columns of the mma's B operand.
 inline constexpr int kStreamRows = 8;
-/// Bytes of each weight row in a unit.
-inline constexpr int kUnitBytes = 128;
-/// Columns of a staged row that share a power of two, and of an FP8 matrix that share a scale.
+/// Columns of an FP8 matrix that share a scale.
 inline constexpr int kBlockColumns = 128;
 
 struct Fp8 {
   uint8_t bits;
-};
-
-template <typename W>
-inline constexpr int kUnitColumns = kUnitBytes / static_cast<int>(sizeof(W));
-
-struct UnitRegisters {
-  uint4 lower[2];                  // two 64-byte groups of row g
-  uint4 upper[2];                  // of row g + 8
-  float lower_scale, upper_scale;  // FP8 only
 };
 
 /// Ends the life of what registers held. A register that only some paths write afterwards would
@@ -48,8 +36,7 @@ __device__ inline void forget(float& x) {
   asm volatile("mov.b32 %0, 0;" : "=f"(x));
 }
 
-// ---- conversions and products
-// ----------------------------------------------------------------------
+// ---- conversions and products -------------------------------------------------------------------
 
 __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -105,26 +92,8 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// ---- staged activations -------------------------------------------------------------------------
-
-/// Activation rows in shared memory.
-struct Staged {
-  uint16_t* values;  // [rows, stride]: bf16; beside FP8 weights f16
-  float* scales;     // FP8 only: [blocks of 128 columns, scale_rows], or one per row if those are 0
-  int stride;
-  int scale_rows = kStreamRows;
-};
-
-/// Elements between staged rows of `columns`, rounded up to whole blocks: the padding keeps the
-/// eight rows in different banks.
-template <typename W>
-__host__ __device__ inline int staged_stride(int64_t columns) {
-  const auto blocks = static_cast<int>((columns + kBlockColumns - 1) / kBlockColumns);
-  return blocks * kBlockColumns + (sizeof(W) == 1 ? 8 : 32);
-}
-
 /// Beside FP8 weights: the power of two that brings a group of columns into the range of f16, from
-/// the largest of their magnitudes, by the whole warp.
+/// the largest of their magnitudes.
 struct StagedScale {
   float factor;  // of the activations
   float scale;   // what the products are multiplied with
@@ -136,11 +105,6 @@ __device__ inline StagedScale staged_scale_of(float largest) {
   const uint32_t exponent = max(__float_as_uint(largest) >> 23, 15U);
   return {__uint_as_float((268U - exponent) << 23),
           __uint_as_float((exponent - 14U) << 23) * kE4m3Factor};
-}
-
-/// The bits of positive numbers are in the order of the numbers.
-__device__ inline StagedScale staged_scale(float largest) {
-  return staged_scale_of(__uint_as_float(__reduce_max_sync(0xFFFFFFFFU, __float_as_uint(largest))));
 }
 
 __device__ inline uint32_t f16_pair(float low, float high) {
@@ -155,38 +119,21 @@ __device__ inline uint32_t f16_pair_of_bf16(uint32_t pair, __nv_bfloat162 factor
   return f16_pair(__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000U));
 }
 
-/// 256 columns by a whole warp, lane i the eight bf16 numbers from column 8i on, as they are
-/// staged; `scale` is only written beside FP8 weights. The two blocks share it.
-template <typename W>
-__device__ inline uint4 staged_words_bf16(uint4 eight, float& scale) {
-  if constexpr (sizeof(W) == 1) {
-    // As numbers without sign the bits are in the order of the magnitudes.
-    const uint32_t magnitudes[4] = {eight.x & 0x7FFF7FFFU, eight.y & 0x7FFF7FFFU,
-                                    eight.z & 0x7FFF7FFFU, eight.w & 0x7FFF7FFFU};
-    const uint32_t largest =
-        __vmaxu2(__vmaxu2(magnitudes[0], magnitudes[1]), __vmaxu2(magnitudes[2], magnitudes[3]));
-    const StagedScale s = staged_scale(__uint_as_float(max(largest << 16, largest & 0xFFFF0000U)));
-    scale = s.scale;
-    const __nv_bfloat162 factor = __float2bfloat162_rn(s.factor);
-    return {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
-            f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
-  } else {
-    return eight;
-  }
+__device__ inline uint4 f16_of_bf16(const uint4& eight, __nv_bfloat162 factor) {
+  return {f16_pair_of_bf16(eight.x, factor), f16_pair_of_bf16(eight.y, factor),
+          f16_pair_of_bf16(eight.z, factor), f16_pair_of_bf16(eight.w, factor)};
 }
 
-/// A warp writes 256 columns of a row together, lane i the eight from column 8i of block `block`
-/// on, as staged_words_bf16() made them; the second block may be beyond the row's `blocks`.
-template <typename W>
-__device__ inline void put_staged_bf16(const Staged& staged, int row, int block, int blocks,
-                                       uint4 words, float scale) {
-  const int lane = threadIdx.x % 32;
-  if (block + lane / 16 >= blocks) return;
-  if (sizeof(W) == 1 && lane % 16 == 0) {
-    staged.scales[(block + lane / 16) * staged.scale_rows + row] = scale;
-  }
-  *reinterpret_cast<uint4*>(staged.values + row * staged.stride + block * kBlockColumns +
-                            lane * 8) = words;
+/// The largest magnitudes of eight bf16 numbers: of those in the low and in the high halves of the
+/// words. As numbers without sign their bits are in the order of the magnitudes.
+__device__ inline uint32_t largest_pair(const uint4& eight) {
+  constexpr uint32_t kMagnitudes = 0x7FFF7FFFU;
+  return __vmaxu2(__vmaxu2(eight.x & kMagnitudes, eight.y & kMagnitudes),
+                  __vmaxu2(eight.z & kMagnitudes, eight.w & kMagnitudes));
+}
+/// The larger of such a pair, as the bits of a float: those of positive numbers are in their order.
+__device__ inline uint32_t larger_of_pair(uint32_t pair) {
+  return max(pair << 16, pair & 0xFFFF0000U);
 }
 
 /// c += 16 bytes of rows g and g + 8 times the activations beside them: e4m3 by f16, before scales.
@@ -211,34 +158,6 @@ __device__ inline void multiply_bf16(const uint4& lower, const uint4& upper, con
   mma_bf16(c, a0, x.x, x.y);
   const uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
   mma_bf16(c, a1, x.z, x.w);
-}
-
-/// sums += unit * activations. `x` points to this lane's activation row (column g of B) at the
-/// unit's first column, `x_scales` to its block's scales.
-///   sums: [0], [1] = row g, activation rows 2t and 2t + 1; [2], [3] = row g + 8
-template <typename W>
-__device__ inline void multiply_unit(const UnitRegisters& unit, const uint16_t* x,
-                                     const float* x_scales, float (&sums)[4]) {
-  const int t = threadIdx.x % 4;
-  if constexpr (sizeof(W) == 1) {
-    const float2 x_scale = reinterpret_cast<const float2*>(x_scales)[t];
-    float c[2][4] = {};
-#pragma unroll
-    for (int group = 0; group < 2; ++group) {
-      const auto* from = reinterpret_cast<const uint4*>(x + group * 64 + t * 16);
-      multiply_f8(unit.lower[group], unit.upper[group], from[0], from[1], c[group]);
-    }
-    sums[0] += (c[0][0] + c[1][0]) * (unit.lower_scale * x_scale.x);
-    sums[1] += (c[0][1] + c[1][1]) * (unit.lower_scale * x_scale.y);
-    sums[2] += (c[0][2] + c[1][2]) * (unit.upper_scale * x_scale.x);
-    sums[3] += (c[0][3] + c[1][3]) * (unit.upper_scale * x_scale.y);
-  } else {
-#pragma unroll
-    for (int group = 0; group < 2; ++group) {
-      const uint4 b = *reinterpret_cast<const uint4*>(x + group * 32 + t * 8);
-      multiply_bf16(unit.lower[group], unit.upper[group], b, sums);
-    }
-  }
 }
 
 // ---- who takes what -----------------------------------------------------------------------------
